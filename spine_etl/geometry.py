@@ -1,0 +1,109 @@
+"""Space: a `Grid` says where each voxel of an array lies, and all affine arithmetic is here.
+
+One convention holds everywhere. Arrays are C-ordered ``(z, y, x)``; an affine takes the homogeneous index
+``(z, y, x, 1)`` to millimetres in **LPS**, the frame of DICOM (PS3.3 C.7.6.2): +x to the patient's Left,
++y to Posterior, +z to Superior. An index that is a whole number is the *centre* of a voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+# Index order is (z, y, x), point order is (L, P, S): canonical axes swap first and last.
+_CANONICAL_AXES = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular lattice in space.
+
+    Parameters
+    ----------
+    shape
+        Voxels along (z, y, x).
+    affine
+        float64 (4, 4): homogeneous index (z, y, x, 1) to LPS millimetres. Copied, then read-only.
+
+    Raises
+    ------
+    ValueError
+        If the shape holds an axis below 1, or the affine is singular, not finite or not 4x4.
+    """
+
+    shape: tuple[int, int, int]
+    affine: FloatArray
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"a grid needs three axes of at least one voxel, not {self.shape}")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+            raise ValueError("a grid needs a finite, invertible 4x4 affine")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def canonical(cls, center_mm: npt.ArrayLike, shape: Sequence[int], spacing_mm: float) -> Grid:
+        """An isotropic grid along the patient's axes: +z Superior, +y Posterior, +x Left.
+
+        ``center_mm`` (L, P, S) is the middle of the voxel block, between voxels where an axis is even.
+        """
+        affine = np.eye(4)
+        affine[:3, :3] = _CANONICAL_AXES * spacing_mm
+        middle = (np.asarray(shape, dtype=np.float64) - 1) / 2
+        affine[:3, 3] = np.asarray(center_mm, dtype=np.float64) - affine[:3, :3] @ middle
+        z, y, x = shape
+        return cls((z, y, x), affine)
+
+    @property
+    def spacing_mm(self) -> FloatArray:
+        """(3,): millimetres between neighbours along z, y, x."""
+        spacing: FloatArray = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return spacing
+
+    @property
+    def center_mm(self) -> FloatArray:
+        """(3,): LPS of the middle of the voxel block."""
+        return self.to_mm((np.asarray(self.shape) - 1) / 2)
+
+    def to_mm(self, index: npt.ArrayLike) -> FloatArray:
+        """Indices (..., 3) in (z, y, x) to LPS millimetres (..., 3)."""
+        points: FloatArray = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return points
+
+    def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
+        """LPS millimetres (..., 3) to indices (..., 3) in (z, y, x), fractions kept."""
+        inverse = np.linalg.inv(self.affine)
+        index: FloatArray = np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return index
+
+    def index_map_to(self, other: Grid) -> FloatArray:
+        """(4, 4): this grid's homogeneous index to the index in ``other`` of the same point."""
+        product: FloatArray = np.linalg.inv(other.affine) @ self.affine
+        return product
+
+    def corners_mm(self) -> FloatArray:
+        """(8, 3): LPS of the outer corners of the voxel block, half a voxel beyond the last centres."""
+        ends = [(-0.5, n - 0.5) for n in self.shape]
+        return self.to_mm([(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]])
+
+    def enclosing_canonical(self, spacing_mm: float) -> Grid:
+        """The smallest canonical grid of that spacing that covers this one's whole voxel block."""
+        corners = self.corners_mm()
+        extent = (corners.max(axis=0) - corners.min(axis=0))[::-1]
+        shape = np.maximum(1, np.ceil(extent / spacing_mm - 1e-6)).astype(int)
+        return Grid.canonical((corners.max(axis=0) + corners.min(axis=0)) / 2, shape.tolist(), spacing_mm)
+
+    def matches(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
+        """Whether both have one shape and no corner of theirs lies further apart than the tolerance."""
+        if self.shape != other.shape:
+            return False
+        apart = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
+        return bool(apart.max() <= tolerance_mm)
