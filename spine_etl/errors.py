@@ -213,12 +213,12 @@ class StudyNotInStore(StoreError, KeyError):
 
 class ChunkMissing(StoreError, FileNotFoundError):
     code = "CHUNK_MISSING"
-    default_action = "Restore the object from a copy, or build into a new store; check lists all such objects."
+    default_action = "Restore the object from a copy, or build into a new store; check lists them all."
 
 
 class ChunkCorrupt(StoreError, ValueError):
     code = "CHUNK_CORRUPT"
-    default_action = "Restore the object from a copy, or build into a new store; check lists all such objects."
+    default_action = "Restore the object from a copy, or build into a new store; check lists them all."
 
 
 class StoreWriteFailed(StoreError, OSError):

@@ -55,12 +55,24 @@ class Grid:
 
         ``center_mm`` (L, P, S) is the middle of the voxel block, between voxels where an axis is even.
         """
+        middle = (np.asarray(shape, dtype=np.float64) - 1) / 2
+        origin_mm = np.asarray(center_mm, dtype=np.float64) - _CANONICAL_AXES @ middle * spacing_mm
+        return cls.from_origin(origin_mm, shape, spacing_mm)
+
+    @classmethod
+    def from_origin(cls, origin_mm: npt.ArrayLike, shape: Sequence[int], spacing_mm: float) -> Grid:
+        """The canonical grid whose voxel (0, 0, 0) has its centre at ``origin_mm`` (L, P, S)."""
         affine = np.eye(4)
         affine[:3, :3] = _CANONICAL_AXES * spacing_mm
-        middle = (np.asarray(shape, dtype=np.float64) - 1) / 2
-        affine[:3, 3] = np.asarray(center_mm, dtype=np.float64) - affine[:3, :3] @ middle
+        affine[:3, 3] = np.asarray(origin_mm, dtype=np.float64)
         z, y, x = shape
         return cls((z, y, x), affine)
+
+    @property
+    def origin_mm(self) -> tuple[float, float, float]:
+        """LPS of the centre of voxel (0, 0, 0)."""
+        left, posterior, superior = self.affine[:3, 3].tolist()
+        return left, posterior, superior
 
     @property
     def spacing_mm(self) -> FloatArray:

@@ -1,0 +1,31 @@
+"""Reading every committed object against its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from spine_etl.errors import ChunkCorrupt, SpineError
+from spine_etl.store.reader import Store
+from spine_etl.store.schema import OBJECTS
+
+
+def check_study(store: Store, study: int) -> Iterator[SpineError]:
+    """What is wrong with a study's four objects: a refusal for each that is missing or differs."""
+    uid = store.study_uids[study]
+    for position, name in enumerate(OBJECTS):
+        array = store.arrays[name]
+        try:
+            content = store.read_object(array, study)
+            if hashlib.sha256(content).digest() != store.table["digest"][study, position].tobytes():
+                key = array.key(int(store.table["row"][study]))
+                raise ChunkCorrupt(f"{key}: its digest is not the committed one.", study=uid)
+            store.read(name, study)
+        except SpineError as error:
+            yield error
+
+
+def check_store(store: Store) -> Iterator[SpineError]:
+    """What is wrong with a version: nothing, where every object is as it was committed."""
+    for study in range(len(store)):
+        yield from check_study(store, study)

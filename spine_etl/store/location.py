@@ -1,0 +1,120 @@
+"""Where a store lies: objects under keys, with the two writes that a commit is made of."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from spine_etl.errors import StoreWriteFailed
+
+
+class Location(Protocol):
+    """A place for objects named by keys such as ``image/c/0/0/0/0/0``."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError where there is none."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put the object in place of any other, whole and durable: a reader sees the old or the new."""
+
+    def create(self, key: str, content: bytes) -> None:
+        """Put the object where none is, whole and durable. Raises FileExistsError where one is."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys that begin with ``prefix``."""
+
+    def zarr_store(self) -> Any:
+        """A read-only zarr-python store over the same objects."""
+
+
+class LocalLocation:
+    """A folder. Every write is flushed to the disk, file and folder, before it returns."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).exists()
+
+    def write(self, key: str, content: bytes) -> None:
+        target = self.root / key
+        with _refusing(key):
+            temporary = _write_temporary(target, content)
+            temporary.replace(target)
+            _sync_folder(target.parent)
+
+    def create(self, key: str, content: bytes) -> None:
+        target = self.root / key
+        with _refusing(key):
+            temporary = _write_temporary(target, content)
+            try:
+                os.link(temporary, target)  # unlike a rename, this fails where the target exists
+            finally:
+                temporary.unlink()
+            _sync_folder(target.parent)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                if not name.endswith(_TEMPORARY):
+                    yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def zarr_store(self) -> Any:
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.root, read_only=True)
+
+
+_TEMPORARY = ".writing"
+
+
+class _refusing:  # noqa: N801 - reads as a clause
+    """Turns the system's word for a failed write into a refusal; lets FileExistsError through."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            raise StoreWriteFailed(f"{self.key} cannot be written: {error.strerror}.") from error
+
+
+def _write_temporary(target: Path, content: bytes) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}"
+    try:
+        with temporary.open("xb", buffering=0) as file:
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def locate(store: str | Path) -> Location:
+    """The location a path or URL names."""
+    return LocalLocation(store)

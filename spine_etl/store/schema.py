@@ -1,0 +1,169 @@
+"""The layout of a store, drawn once for writer, reader and check.
+
+    <store>/zarr.json              attributes: schema version, recipe, fingerprint, latest version
+      image            int16 (row, level, z, y, x)   HU, one object a row
+      mask             uint8 (row, level, z, y, x)   source labels
+      overview/image   int16 (row, z, y, x)
+      overview/mask    uint8 (row, z, y, x)
+      studies/<uid>/record.json     what came of the study, or why it was refused
+      versions/<n>/zarr.json        the commit: it is there or not, nothing between
+      versions/<n>/<digest>/...     the version's table, one array a column; never changed
+
+A row belongs to one study and is written once. A plain zarr v3 client reads all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import blosc
+
+from spine_etl.recipe import SCHEMA_VERSION, Recipe
+from spine_etl.volume import AIR_HU
+
+ATTRIBUTES = "spine_etl"
+OBJECTS = ("image", "mask", "overview/image", "overview/mask")
+"""The arrays that hold one object a row, in the order of a table's ``digest`` column."""
+
+STATUS_UNLOCATED, STATUS_LOCATED, STATUS_ABSENT = 0, 1, 2
+LEVEL_STATUS = ("unlocated", "located", "absent")
+"""Codes of ``level_status``: no mask yet; cropped; the mask does not hold the level."""
+MASK_SOURCE = ("none", "given", "predicted")
+"""Codes of ``mask_source``."""
+UID_LENGTH = 64
+"""DICOM PS3.5 9.1: a UID has at most 64 characters."""
+
+_COMPRESSOR, _LEVEL = "lz4", 5
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """One of the `OBJECTS`: a zarr array with one chunk a row."""
+
+    name: str
+    dtype: str
+    row_shape: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    fill: int
+
+    def key(self, row: int) -> str:
+        return f"{self.name}/c/{row}" + "/0" * len(self.row_shape)
+
+    def encode(self, voxels: npt.NDArray[Any]) -> bytes:
+        """One row's voxels as its object: blosc (lz4, byte shuffle), then CRC-32C, as in the metadata."""
+        if voxels.shape != self.row_shape or voxels.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name} takes {self.dtype} {self.row_shape}, not {voxels.dtype} {voxels.shape}"
+            )
+        voxels = np.ascontiguousarray(voxels)
+        packed = blosc.compress(voxels, _COMPRESSOR.encode(), _LEVEL, blosc.SHUFFLE, 0, voxels.itemsize)
+        checksum: int = google_crc32c.value(packed)
+        return bytes(packed) + checksum.to_bytes(4, "little")
+
+    def decode(self, content: bytes, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """The voxels of a row's object, into ``out`` where given.
+
+        Raises
+        ------
+        ValueError
+            If the checksum or the length is not that of a row.
+        """
+        packed = memoryview(content)[:-4]
+        if len(content) < 20 or google_crc32c.value(bytes(packed)) != int.from_bytes(content[-4:], "little"):
+            raise ValueError("its checksum does not match")
+        voxels = np.empty(self.row_shape, self.dtype) if out is None else out
+        if int.from_bytes(content[4:8], "little") != voxels.nbytes:
+            raise ValueError("it holds another number of voxels")
+        blosc.decompress(packed, voxels)
+        return voxels
+
+    def metadata(self, rows: int) -> bytes:
+        """The array's ``zarr.json`` for that many rows."""
+        blosc_settings = {
+            "cname": _COMPRESSOR, "clevel": _LEVEL, "shuffle": "shuffle", "blocksize": 0,
+            "typesize": np.dtype(self.dtype).itemsize,
+        }  # fmt: skip
+        return _json(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": [rows, *self.row_shape],
+                "data_type": self.dtype,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *self.row_shape]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": self.fill,
+                "codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "blosc", "configuration": blosc_settings},
+                    {"name": "crc32c"},
+                ],
+                "dimension_names": list(self.dimensions),
+                "attributes": {"unit": "HU"} if self.dtype == "int16" else {},
+            }
+        )
+
+
+def row_arrays(recipe: Recipe) -> dict[str, RowArray]:
+    """The four arrays of a store made by that recipe, by name."""
+    crop = (len(recipe.levels), *recipe.crop.shape)
+    overview = tuple(recipe.overview.shape)
+    crop_axes, overview_axes = ("row", "level", "z", "y", "x"), ("row", "z", "y", "x")
+    return {
+        "image": RowArray("image", "int16", crop, crop_axes, AIR_HU),
+        "mask": RowArray("mask", "uint8", crop, crop_axes, 0),
+        "overview/image": RowArray("overview/image", "int16", overview, overview_axes, AIR_HU),
+        "overview/mask": RowArray("overview/mask", "uint8", overview, overview_axes, 0),
+    }
+
+
+def group_metadata(attributes: dict[str, Any]) -> bytes:
+    """A group's ``zarr.json``."""
+    return _json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def root_attributes(recipe: Recipe, latest: dict[str, Any] | None) -> dict[str, Any]:
+    """What a store says of itself; ``latest`` names the newest committed version."""
+    return {
+        ATTRIBUTES: {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": recipe.fingerprint,
+            "recipe": recipe.model_dump(mode="json"),
+            "levels": list(recipe.levels),
+            "axes": "arrays are (z, y, x): +z Superior, +y Posterior, +x Left; origins are LPS millimetres",
+            "latest": latest,
+        }
+    }
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def zarr_objects(
+    attributes: dict[str, Any], columns: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]]
+) -> dict[str, bytes]:
+    """A group with one array a column as zarr-python writes it: key to bytes, to be put anywhere."""
+    import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+    from zarr.storage import MemoryStore
+
+    objects: dict[str, Any] = {}
+    group = zarr.open_group(MemoryStore(objects), mode="w", zarr_format=3, attributes=attributes)
+    for name, (values, dimensions) in columns.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=tuple(max(1, n) for n in values.shape),
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+            dimension_names=dimensions,
+            config={"write_empty_chunks": True},  # a chunk that is not there is a fault, never fill
+        )
+        if values.size:
+            array[...] = values
+    return {key: bytes(buffer.to_bytes()) for key, buffer in objects.items()}
