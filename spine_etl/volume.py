@@ -72,3 +72,18 @@ class VertebraCrop:
     mask: npt.NDArray[np.uint8]
     grid: Grid
     coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class FractureBox:
+    """A fracture marked in one source slice.
+
+    ``x`` (column) and ``y`` (row) are the upper-left corner in pixels, pixel centres at whole numbers;
+    ``slice_number`` is the number in the name of the DICOM file.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    slice_number: int

@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up they need; the second call of either starts in seconds.
+.PHONY: demo test lint bench environment clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+DEMO ?= demo
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# Prefect's database of this checkout, not the user's own.
+export PREFECT_HOME ?= $(CURDIR)/.make/prefect
+export MPLCONFIGDIR ?= $(CURDIR)/.make/matplotlib
+
+environment: .venv/ready
+
+# torch comes first: what depends on it then finds this build and brings no other.
+.venv/ready: pyproject.toml constraints.txt
+	@echo "Setting up .venv (once; some minutes) ..."
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@mkdir -p .make && touch $@
+
+demo: .venv/ready
+	$(BIN)/python -m spine_etl phantom --out $(DEMO)/source --studies 8 --seed 1 --slices 160 --size 256
+	$(BIN)/python -m flows.build_dataset --source $(DEMO)/source --store $(DEMO)/store --recipe quick
+	$(BIN)/python -m spine_etl check $(DEMO)/store
+	$(BIN)/python -m spine_etl show --source $(DEMO)/source --out $(DEMO)/pictures
+	$(BIN)/python -m spine_etl show --store $(DEMO)/store --out $(DEMO)/pictures
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
+
+clean:
+	rm -rf .venv .make $(DEMO)

@@ -1,0 +1,55 @@
+"""What a build did: the commit that ends it, and the figures that everyone is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flows.plan import Plan
+from spine_etl.store.record import Record
+
+
+@dataclass
+class Summary:
+    """What a build did. ``unchanged`` studies needed nothing; ``refused`` counts earlier refusals too."""
+
+    processed: int
+    unchanged: int
+    refused: int
+    version: int
+    root_digest: str
+    seconds: float
+    refusals: list[dict[str, str]] = field(default_factory=list)
+    without_images: list[str] = field(default_factory=list)
+
+    def line(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        counts = asdict(self)
+        return {key: counts[key] for key in _LINE}
+
+
+_LINE = ("processed", "unchanged", "refused", "version", "root_digest", "seconds")
+
+
+def finish(plan: Plan, worked: Sequence[Record], began: float) -> Summary:
+    """Commit, and say what was done."""
+    records = [*plan.finished, *worked]
+    store = plan.writer.commit(records)
+    refusals = [
+        {"uid": record.uid, **record.refusal.model_dump(include={"code", "reason", "action"})}
+        for record in records
+        if record.refusal
+    ]
+    processed = sum(record.refusal is None for record in worked)
+    return Summary(
+        processed=processed,
+        unchanged=plan.committed + len(records) - len(refusals) - processed,
+        refused=len(refusals),
+        version=store.version,
+        root_digest=store.root_digest,
+        seconds=round(time.monotonic() - began, 1),
+        refusals=sorted(refusals, key=lambda refusal: refusal["uid"]),
+        without_images=plan.without_images,
+    )

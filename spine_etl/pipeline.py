@@ -1,0 +1,209 @@
+"""One study from its folder to its row: the place to start reading.
+
+The stages know nothing of each other; they meet here, in millimetres.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spine_etl.crops import (
+    LevelBox,
+    box_levels,
+    boxes_in_crop,
+    check_labels,
+    check_overlap,
+    crop_grids,
+    find_levels,
+    overview_grid,
+)
+from spine_etl.dicom import read_series, series_files
+from spine_etl.digest import combine, file_digest
+from spine_etl.errors import SpineError, StoreError, Unexpected
+from spine_etl.geometry import Grid
+from spine_etl.nifti import read_label_map
+from spine_etl.recipe import Recipe
+from spine_etl.resample import coverage, sample_image, sample_labels
+from spine_etl.store.record import BoxRecord, LevelRecord, Record
+from spine_etl.store.schema import row_arrays
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import Study
+from spine_etl.volume import LabelMap, Volume
+
+
+def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: int = 1) -> Record:
+    """Read a study, cut its crops, store its row, and return (and store) its record.
+
+    Parameters
+    ----------
+    study
+        One of `spine_etl.studies.discover_studies`.
+    writer
+        The store to build into; its recipe says what is cut.
+    row
+        The first row to try; the next free one is taken.
+    threads
+        Threads for reading and resampling: 1 where each study has a worker process.
+
+    Returns
+    -------
+    Record
+        With ``refusal`` set where the study cannot be used: that is an answer, not an exception.
+
+    Raises
+    ------
+    StoreError
+        Where the store cannot be written: that is no fault of the study.
+    """
+    try:
+        crops = crop_study(study, writer.recipe, threads=threads)
+        taken, digests = writer.write_row(row, crops.voxels)
+        record = _record(study, writer.recipe, crops, taken, digests)
+    except StoreError:
+        raise
+    except SpineError as error:
+        record = refuse(study, writer.recipe, error, threads=threads)
+    except Exception as error:  # a defect of ours must not stop the other studies
+        # The message may quote the header, so only the kind of error is told.
+        fault = Unexpected(f"{type(error).__name__} while it was read or cropped.", study=study.uid)
+        record = refuse(study, writer.recipe, fault, transient=True, threads=threads)
+    writer.write_record(record)
+    return record
+
+
+@dataclass(frozen=True)
+class StudyCrops:
+    """What is cut from one study.
+
+    ``voxels`` holds the row's arrays by name (`spine_etl.store.schema.OBJECTS`); a level without a crop is
+    air without labels there. ``grids`` and ``located`` hold the levels that the mask shows, by name.
+    """
+
+    volume: Volume
+    mask: LabelMap | None
+    voxels: dict[str, npt.NDArray[Any]]
+    grids: dict[str, Grid]
+    located: dict[str, LevelBox]
+    overview: Grid
+    source_digest: str
+
+
+def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
+    """Read a study and sample its crops and its overview, each straight from the native grids.
+
+    Raises
+    ------
+    SpineError
+        With the code of what is wrong with the study.
+    """
+    if study.problem:
+        raise study.problem
+    volume = read_series(study.folder, threads=threads)
+    mask = read_label_map(study.mask) if study.mask else None
+    grids: dict[str, Grid] = {}
+    located: dict[str, LevelBox] = {}
+    if mask:
+        check_labels(mask, recipe)
+        check_overlap(mask, volume.grid)
+        grids = crop_grids(mask, recipe)
+        found = find_levels(mask)
+        located = {level: found[recipe.levels[level]] for level in grids}
+    overview = overview_grid(volume.grid, recipe)
+    voxels = {name: array.empty() for name, array in row_arrays(recipe).items()}
+    for index, level in enumerate(recipe.levels):
+        if mask and level in grids:
+            voxels["image"][index] = sample_image(volume, grids[level], threads=threads)
+            voxels["mask"][index] = sample_labels(mask, grids[level], threads=threads)
+    voxels["overview/image"][...] = sample_image(volume, overview, threads=threads)
+    if mask:
+        voxels["overview/mask"][...] = sample_labels(mask, overview, threads=threads)
+    digest = _combined(study, volume.source_digest, mask.source_digest if mask else "")
+    return StudyCrops(volume, mask, voxels, grids, located, overview, digest)
+
+
+def source_digest(study: Study, *, threads: int = 1) -> str:
+    """Digest of all that the study's row depends on, from its files alone: nothing is decoded.
+
+    Equal to the ``source_digest`` of its record as long as no byte of them changed.
+    """
+    files = series_files(study.folder)
+    with ThreadPoolExecutor(threads) as pool:
+        digests = list(pool.map(file_digest, files))
+    series = combine((path.name, digest) for path, digest in zip(files, digests, strict=True))
+    return _combined(study, series, file_digest(study.mask) if study.mask else "")
+
+
+def refuse(
+    study: Study, recipe: Recipe, error: SpineError, *, transient: bool = False, threads: int = 1
+) -> Record:
+    """The record of a study that cannot be used, and why."""
+    try:
+        digest = source_digest(study, threads=threads)
+    except (SpineError, OSError):
+        digest = ""  # never equal to a later digest: the study is looked at again next time
+    return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
+
+
+def _combined(study: Study, series: str, mask: str) -> str:
+    tables = hashlib.sha256(study.table_rows.encode()).hexdigest()
+    return combine([("series", series), ("mask", mask), ("tables", tables)])
+
+
+def _record(study: Study, recipe: Recipe, crops: StudyCrops, row: int, digests: dict[str, str]) -> Record:
+    return Record(
+        uid=study.uid,
+        fingerprint=recipe.fingerprint,
+        source_digest=crops.source_digest,
+        row=row,
+        digests=digests,
+        mask_source="given" if crops.mask else "none",
+        levels={level: _level_record(level, crops) for level in recipe.levels},
+        overview_origin_mm=crops.overview.origin_mm,
+        fracture=study.labels or {},
+        boxes=_box_records(study, recipe, crops),
+        facts=dict(crops.volume.facts),
+        warnings=crops.volume.warnings,
+    )
+
+
+def _level_record(level: str, crops: StudyCrops) -> LevelRecord:
+    if level not in crops.grids:
+        return LevelRecord(status="absent" if crops.mask else "unlocated")
+    grid = crops.grids[level]
+    return LevelRecord(
+        status="located",
+        origin_mm=grid.origin_mm,
+        coverage=coverage(crops.volume.grid, grid),
+        volume_mm3=crops.located[level].volume_mm3,
+    )
+
+
+def _box_records(study: Study, recipe: Recipe, crops: StudyCrops) -> tuple[BoxRecord, ...]:
+    if not study.boxes:
+        return ()
+    none: Sequence[str | None] = [None] * len(study.boxes)
+    levels = box_levels(study.boxes, crops.volume, crops.mask, recipe) if crops.mask else none
+    corners = {level: boxes_in_crop(study.boxes, crops.volume, grid) for level, grid in crops.grids.items()}
+    return tuple(
+        BoxRecord(
+            x=box.x,
+            y=box.y,
+            width=box.width,
+            height=box.height,
+            slice_number=box.slice_number,
+            level=levels[index],
+            in_crops={
+                level: tuple(values[index].tolist())
+                for level, values in corners.items()
+                if np.isfinite(values[index]).all()
+            },
+        )
+        for index, box in enumerate(study.boxes)
+    )

@@ -1,0 +1,55 @@
+"""Refusals: the tree, its codes, and that they survive a process border."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from spine_etl import errors
+from spine_etl.errors import SliceGap, SpineError
+
+
+def classes(parent: type[SpineError] = SpineError) -> Iterator[type[SpineError]]:
+    yield parent
+    for child in parent.__subclasses__():
+        yield from classes(child)
+
+
+def leaves() -> list[type[SpineError]]:
+    return [kind for kind in classes() if "code" in vars(kind) and kind is not SpineError]
+
+
+def test_codes_differ() -> None:
+    codes = [kind.code for kind in leaves()]
+    assert len(codes) == len(set(codes))
+    assert all(re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code) for code in codes)
+
+
+@pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
+def test_the_tree_is_drawn_and_every_leaf_says_what_to_do(kind: type[SpineError]) -> None:
+    assert re.search(rf"\b{kind.__name__}\s+{kind.code}\b", errors.__doc__ or "")
+    assert kind.default_action != SpineError.default_action
+    builtin = [base for base in kind.__mro__ if base.__module__ == "builtins"]
+    assert any(base not in (Exception, BaseException, object) for base in builtin), "catchable as a builtin"
+
+
+@pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
+def test_a_refusal_survives_pickling(kind: type[SpineError]) -> None:
+    error = kind("a reason.", study="1.2.3", action="do this.")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert type(copy) is kind
+    assert (copy.reason, copy.study, copy.action, str(copy)) == (
+        "a reason.",
+        "1.2.3",
+        "do this.",
+        f"[{kind.code}] study 1.2.3: a reason. do this.",
+    )
+
+
+def test_what_a_reader_sees() -> None:
+    error = SliceGap("slices 4.dcm and 5.dcm lie 9.0 mm apart.")
+    assert str(error).startswith("[SLICE_GAP] slices 4.dcm and 5.dcm lie 9.0 mm apart. Add the missing")
+    assert error.as_dict() == {"code": "SLICE_GAP", "reason": error.reason, "action": error.action}
