@@ -5,7 +5,8 @@
     |   |-- SourceNotFound          SOURCE_NOT_FOUND           (FileNotFoundError)
     |   |-- TableInvalid            TABLE_INVALID              (ValueError)
     |   |-- StudyNameInvalid        STUDY_NAME_INVALID         (ValueError)
-    |   `-- SourceChanged           SOURCE_CHANGED             (OSError)
+    |   |-- SourceChanged           SOURCE_CHANGED             (OSError)
+    |   `-- SourceNotEmpty          SOURCE_NOT_EMPTY           (FileExistsError)
     |-- DicomError                what a DICOM series says
     |   |-- NoSlices                NO_SLICES                  (FileNotFoundError)
     |   |-- DicomUnreadable         DICOM_UNREADABLE           (ValueError)
@@ -31,9 +32,14 @@
     |   |-- ChunkCorrupt            CHUNK_CORRUPT              (ValueError)
     |   |-- StoreWriteFailed        STORE_WRITE_FAILED         (OSError)
     |   `-- CommitConflict          COMMIT_CONFLICT            (RuntimeError)
-    `-- RunError                  what befell a study while it was worked on
-        |-- WorkerLost              WORKER_LOST                (RuntimeError)
-        `-- Unexpected              UNEXPECTED                 (RuntimeError)
+    |-- RunError                  what befell a study while it was worked on
+    |   |-- WorkerLost              WORKER_LOST                (RuntimeError)
+    |   `-- Unexpected              UNEXPECTED                 (RuntimeError)
+    `-- TrainingError             what stops a training or a prediction
+        |-- FoldInvalid             FOLD_INVALID               (ValueError)
+        |-- LossNotFinite           LOSS_NOT_FINITE            (ArithmeticError)
+        |-- CheckpointInvalid       CHECKPOINT_INVALID         (ValueError)
+        `-- DeviceUnavailable       DEVICE_UNAVAILABLE         (RuntimeError)
 
 Each carries ``code`` (stable, for machines), ``reason`` (one sentence), ``action`` (what to do about it)
 and, where there is one, ``study``. Reasons name DICOM attributes and numbers of geometry; they never hold
@@ -107,6 +113,11 @@ class StudyNameInvalid(SourceError, ValueError):
 class SourceChanged(SourceError, OSError):
     code = "SOURCE_CHANGED"
     default_action = "Wait until the files are copied completely, then run again."
+
+
+class SourceNotEmpty(SourceError, FileExistsError):
+    code = "SOURCE_NOT_EMPTY"
+    default_action = "Name a new or empty folder; nothing is overwritten."
 
 
 class DicomError(SpineError):
@@ -243,3 +254,27 @@ class WorkerLost(RunError, RuntimeError):
 class Unexpected(RunError, RuntimeError):
     code = "UNEXPECTED"
     default_action = "Run again; if it comes back, report it with the study's header (inspect prints it)."
+
+
+class TrainingError(SpineError):
+    """A training or a prediction that cannot go on."""
+
+
+class FoldInvalid(TrainingError, ValueError):
+    code = "FOLD_INVALID"
+    default_action = "Name another --fold, or build the store with more labelled studies."
+
+
+class LossNotFinite(TrainingError, ArithmeticError):
+    code = "LOSS_NOT_FINITE"
+    default_action = "Lower the learning rate, then go on from the last checkpoint with --resume."
+
+
+class CheckpointInvalid(TrainingError, ValueError):
+    code = "CHECKPOINT_INVALID"
+    default_action = "Name a checkpoint that this recipe and this store version made."
+
+
+class DeviceUnavailable(TrainingError, RuntimeError):
+    code = "DEVICE_UNAVAILABLE"
+    default_action = "Name --device cpu, or auto."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,33 @@ class Grid:
         """(3,): LPS of the middle of the voxel block."""
         return self.to_mm((np.asarray(self.shape) - 1) / 2)
 
+    @property
+    def axis_codes(self) -> str:
+        """Where z, y and x lead, each to the nearest patient axis: ``SPL`` for a canonical grid."""
+        cosines = self.affine[:3, :3] / self.spacing_mm
+        axes = max(permutations(range(3)), key=lambda order: np.abs(cosines[list(order), range(3)]).prod())
+        return "".join("LPS"[axis] if cosines[axis, k] > 0 else "RAI"[axis] for k, axis in enumerate(axes))
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Angle between the step from slice to slice and the slices' normal: the gantry's tilt."""
+        return _degrees_between(self.affine[:3, 0], self._normal)
+
+    @property
+    def oblique_degrees(self) -> float:
+        """Angle between the slices' normal and the patient's axis that is nearest to it."""
+        return min(_degrees_between(axis, self._normal) for axis in np.eye(3))
+
+    @property
+    def _normal(self) -> FloatArray:
+        return np.cross(self.affine[:3, 1], self.affine[:3, 2])
+
+    def slice_at(self, z: float) -> Grid:
+        """The one slice that lies at that z index, which need not be whole."""
+        affine = self.affine.copy()
+        affine[:3, 3] = self.to_mm((z, 0, 0))
+        return Grid((1, *self.shape[1:]), affine)
+
     def to_mm(self, index: npt.ArrayLike) -> FloatArray:
         """Indices (..., 3) in (z, y, x) to LPS millimetres (..., 3)."""
         points: FloatArray = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
@@ -119,3 +147,8 @@ class Grid:
             return False
         apart = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
         return bool(apart.max() <= tolerance_mm)
+
+
+def _degrees_between(a: FloatArray, b: FloatArray) -> float:
+    """Angle between two lines, 0 to 90, exact for small angles too."""
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), abs(a @ b))))

@@ -234,8 +234,6 @@ def test_a_missing_object_is_no_fill(store: Store) -> None:
 def test_a_lost_or_changed_table_is_no_fill(store: Store) -> None:
     commit = json.loads((Path(str(store.location)) / "versions/1/zarr.json").read_text())
     latest = commit["attributes"]["path"]
-        "path"
-    ]
     column = Path(str(store.location)) / latest / "fracture/c/0/0"
     kept = column.read_bytes()
     column.unlink()

@@ -1,0 +1,187 @@
+"""The build as its users run it: whole commands, real Prefect, real Dask workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spine_etl.phantom import write_phantom
+from spine_etl.pipeline import process_study
+from spine_etl.recipe import load_recipe
+from spine_etl.store import open_store
+from spine_etl.store.check import check_store
+from spine_etl.store.record import Record
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import discover_studies
+
+pytestmark = pytest.mark.integration
+RECIPE = load_recipe(Path(__file__).parents[2] / "flows/recipes/quick.yaml")
+
+
+def command(source: Path, store: Path, *more: str) -> list[str]:
+    base = [sys.executable, "-m", "flows.build_dataset", "--source", str(source), "--store", str(store)]
+    return [*base, "--recipe", "quick", "--workers", "2", "--json", *more]
+
+
+def build(source: Path, store: Path, *more: str) -> tuple[int, dict[str, object], str]:
+    done = subprocess.run(command(source, store, *more), capture_output=True, text=True, timeout=400)
+    lines = done.stdout.strip().splitlines()
+    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("phantom")
+    write_phantom(source, 5, 3, size=96, slices=40)
+    return source
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    code, line, _ = build(phantom, store)
+    assert (code, line["processed"], line["refused"]) == (0, 5, 0)
+    return store
+
+
+def test_all_is_stored_and_nothing_is_done_twice(phantom: Path, undisturbed: Path) -> None:
+    store = open_store(undisturbed)
+    assert len(store) == 5
+    assert list(check_store(store)) == []
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    code, line, told = build(phantom, undisturbed)
+    assert (code, line["processed"], line["unchanged"]) == (0, 0, 5)
+    assert line["root_digest"] == store.root_digest
+    assert "Nothing new" in told
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+
+
+def test_the_flow_stores_what_the_path_of_one_study_does(
+    phantom: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    writer = StoreWriter(tmp_path / "store", RECIPE)
+    records = [process_study(study, writer) for study in discover_studies(phantom, list(RECIPE.levels))]
+    assert writer.commit(records).root_digest == open_store(undisturbed).root_digest
+
+
+def test_only_what_is_new_or_changed_is_worked_on(phantom: Path, undisturbed: Path, tmp_path: Path) -> None:
+    source, store = tmp_path / "source", tmp_path / "store"
+    shutil.copytree(phantom, source)
+    shutil.copytree(undisturbed, store)
+    old = open_store(store)
+    folders = sorted((source / "train_images").iterdir())
+    changed = sorted(folders[1].iterdir())[0]
+    stat = changed.stat()
+    content = bytearray(changed.read_bytes())
+    content[-1000] ^= 1  # one bit of one voxel, with the date put back: content decides
+    changed.write_bytes(content)
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (sorted(folders[2].iterdir())[0]).touch()  # another date, the same content
+    shutil.copytree(folders[0], source / "train_images" / "1.2.3.4")  # new; its slices name another study
+    code, line, _ = build(source, store)
+    assert (code, line["processed"], line["unchanged"], line["version"]) == (0, 2, 4, 2)
+    new = open_store(store)
+    assert new.root_digest != old.root_digest
+    kept = [uid for uid in old.study_uids if uid != folders[1].name]
+    for uid in kept:
+        assert new.table["row"][new.index(uid)] == old.table["row"][old.index(uid)]
+    assert open_store(store, version=1).root_digest == old.root_digest
+
+
+def test_a_bad_study_is_refused_and_stops_no_other(phantom: Path, tmp_path: Path) -> None:
+    source, store = tmp_path / "source", tmp_path / "store"
+    shutil.copytree(phantom, source)
+    folders = sorted((source / "train_images").iterdir())
+    slices = sorted(folders[0].iterdir(), key=lambda path: int(path.stem))
+    slices[len(slices) // 2].unlink()
+    cut = sorted(folders[1].iterdir())[3]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    code, line, told = build(source, store)
+    assert (code, line["processed"], line["refused"]) == (3, 3, 2)
+    refused = {entry["uid"]: entry["code"] for entry in open_store(store).refused}
+    assert refused.keys() == {folders[0].name, folders[1].name}
+    assert refused[folders[0].name] == "SLICE_GAP"
+    assert all(f"{uid} [{code}]" in told for uid, code in refused.items())
+    record = Record.model_validate_json((store / Record.key(folders[0].name)).read_bytes())
+    assert record.refusal is not None
+    assert record.refusal.code == "SLICE_GAP"
+    # Refused and unchanged: told again, not tried again.
+    code, line, _ = build(source, store)
+    assert (code, line["processed"], line["unchanged"], line["refused"], line["version"]) == (3, 0, 3, 2, 1)
+
+
+def test_killed_in_the_middle_it_resumes_to_the_same_dataset(
+    phantom: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    running = subprocess.Popen(
+        command(phantom, store), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while len(list(store.glob("studies/*/record.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    kept = len(list(store.glob("studies/*/record.json")))
+    assert kept < 5
+    assert not (store / "versions/1/zarr.json").exists()
+    code, line, _ = build(phantom, store)
+    assert (code, line["unchanged"], line["processed"]) == (0, kept, 5 - kept)
+    assert line["root_digest"] == open_store(undisturbed).root_digest
+    assert list(check_store(open_store(store))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "recipe", "code"),
+    [("nothing", "quick", "SOURCE_NOT_FOUND"), ("train_images", "quick", "SOURCE_NOT_FOUND"),
+     (".", "no.yaml", "RECIPE_INVALID")],
+)  # fmt: skip
+def test_where_nothing_can_be_done(
+    phantom: Path, tmp_path: Path, source: str, recipe: str, code: str
+) -> None:
+    status, line, told = build(phantom / source, tmp_path / "store", "--recipe", recipe)
+    assert status == 1
+    assert line["error"]["code"] == code  # type: ignore[index]
+    assert f"error: [{code}]" in told
+    assert "Traceback" not in told
+
+
+def test_another_recipe_never_mixes_in(phantom: Path, undisturbed: Path) -> None:
+    status, line, _ = build(phantom, undisturbed, "--recipe", "rsna2022")
+    assert (status, line["error"]["code"]) == (1, "STORE_FINGERPRINT_DIFFERS")  # type: ignore[index]
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        began = time.monotonic()
+        asked = subprocess.run([sys.executable, "-m", "flows.build_dataset", "--help"], capture_output=True)
+        assert asked.returncode == 0
+        assert b"--store" in asked.stdout
+        return time.monotonic() - began
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_levels_without_a_crop_are_air(undisturbed: Path) -> None:
+    store = open_store(undisturbed)
+    located = store.located()
+    assert located.any()
+    assert not located.all()
+    for study in range(len(store)):
+        image, mask = store.image(study), store.mask(study)
+        for level in np.flatnonzero(~located[study]):
+            assert (image[level] == -1024).all()
+            assert not mask[level].any()

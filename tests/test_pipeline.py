@@ -1,0 +1,255 @@
+"""One study from its folder to its row, held against the truth of the phantom and against real CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813 - its own documentation's name
+
+from spine_etl.dicom import read_series
+from spine_etl.nifti import read_label_map
+from spine_etl.phantom import PhantomStudy, write_phantom
+from spine_etl.pipeline import crop_study, process_study, source_digest
+from spine_etl.recipe import Recipe, load_recipe
+from spine_etl.resample import sample_labels
+from spine_etl.store import open_store
+from spine_etl.store.check import check_store
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import Study, discover_studies
+
+QUICK = load_recipe(Path(__file__).parents[1] / "flows/recipes/quick.yaml")
+Phantom = tuple[Path, dict[str, PhantomStudy]]
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Phantom:
+    source = tmp_path_factory.mktemp("phantom")
+    # Fine enough that a label's centroid is known to a fraction of a crop's voxel.
+    return source, {study.uid: study for study in write_phantom(source, 8, 5, size=192, slices=160)}
+
+
+@pytest.fixture(scope="module")
+def masked(phantom: Phantom) -> list[tuple[Study, PhantomStudy]]:
+    source, truths = phantom
+    studies = [
+        (study, truths[study.uid]) for study in discover_studies(source, list(QUICK.levels)) if study.mask
+    ]
+    assert {truth.scan.rises for _, truth in studies} == {True, False}
+    return studies
+
+
+def test_each_crop_holds_its_vertebra_where_it_truly_is(masked: list[tuple[Study, PhantomStudy]]) -> None:
+    errors = []
+    for study, truth in masked:
+        crops = crop_study(study, QUICK)
+        for index, (level, label) in enumerate(QUICK.levels.items()):
+            if level not in crops.grids or truth.levels[level].in_view < 0.999:
+                continue
+            grid = crops.grids[level]
+            where = np.argwhere(crops.voxels["mask"][index] == label)
+            expected = grid.to_index(truth.levels[level].centroid_mm)
+            errors.append(np.abs(where.mean(axis=0) - expected).max())
+    assert len(errors) > 20
+    assert max(errors) < 0.5
+
+
+def test_c1_lies_above_c7_in_both_slice_orders(masked: list[tuple[Study, PhantomStudy]]) -> None:
+    for study, _ in masked:
+        crops = crop_study(study, QUICK)
+        heights = [crops.grids[level].center_mm[2] for level in QUICK.levels if level in crops.grids]
+        assert heights == sorted(heights, reverse=True)
+        overview = crops.voxels["overview/mask"]
+        found = [np.argwhere(overview == label)[:, 0].mean() for label in (1, 7) if (overview == label).any()]
+        assert found == sorted(found, reverse=True)  # the overview's z index rises towards the head
+
+
+def test_the_seeds_flip_recipe_is_the_derived_alignment(masked: list[tuple[Study, PhantomStudy]]) -> None:
+    checked = 0
+    for study, truth in masked:
+        if truth.scan.rises or study.mask is None:
+            continue  # the recipe holds for files that run from head to foot, and for those alone
+        volume = read_series(study.folder)
+        assert volume.grid.to_mm((0, 0, 0))[2] > volume.grid.to_mm((volume.grid.shape[0] - 1, 0, 0))[2]
+        seed = np.asarray(nibabel.load(study.mask).dataobj)[:, ::-1, ::-1].transpose(2, 1, 0)
+        np.testing.assert_array_equal(sample_labels(read_label_map(study.mask), volume.grid), seed)
+        checked += 1
+    assert checked >= 2
+
+
+def test_boxes_reach_the_fractured_level(phantom: Phantom, tmp_path: Path) -> None:
+    source, truths = phantom
+    writer = StoreWriter(tmp_path, QUICK)
+    found = 0
+    for study in discover_studies(source, list(QUICK.levels)):
+        record = process_study(study, writer)
+        assert record.refusal is None
+        for box in record.boxes:
+            if box.level:
+                assert box.level in truths[study.uid].fractured
+                z0, y0, x0, z1, y1, x1 = box.in_crops[box.level]
+                assert z0 <= z1 < QUICK.crop.shape[0]
+                assert -1 < y0 <= y1 < QUICK.crop.shape[1] + 1
+                assert -1 < x0 <= x1 < QUICK.crop.shape[2] + 1
+                found += 1
+    assert found > 10
+
+
+def test_without_a_mask_a_study_is_stored_unlocated(phantom: Phantom, tmp_path: Path) -> None:
+    study = next(study for study in discover_studies(phantom[0], list(QUICK.levels)) if not study.mask)
+    writer = StoreWriter(tmp_path, QUICK)
+    record = process_study(study, writer)
+    assert record.refusal is None
+    assert record.mask_source == "none"
+    assert {level.status for level in record.levels.values()} == {"unlocated"}
+    store = writer.commit([record])
+    assert (store.image(0) == -1024).all()
+    assert store.read("overview/image", 0).max() > 300
+
+
+def test_digest_of_the_files_is_the_digest_of_the_record(phantom: Phantom, tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, QUICK)
+    for study in discover_studies(phantom[0], list(QUICK.levels))[:3]:
+        assert process_study(study, writer).source_digest == source_digest(study)
+
+
+def test_threads_change_nothing(masked: list[tuple[Study, PhantomStudy]]) -> None:
+    one, three = (crop_study(masked[0][0], QUICK, threads=threads) for threads in (1, 3))
+    for name, voxels in one.voxels.items():
+        np.testing.assert_array_equal(voxels, three.voxels[name])
+
+
+def test_refusals_are_records(tmp_path: Path) -> None:
+    folder = tmp_path / "train_images/1.2"
+    folder.mkdir(parents=True)
+    writer = StoreWriter(tmp_path / "store", QUICK)
+    record = process_study(Study("1.2", folder), writer)
+    assert record.refusal is not None
+    assert record.refusal.code == "NO_SLICES"
+    (folder / "1.dcm").write_bytes(b"no slice at all")
+    record = process_study(Study("1.2", folder), writer)
+    assert record.refusal is not None
+    assert record.refusal.code == "DICOM_UNREADABLE"
+    assert record.source_digest == source_digest(Study("1.2", folder))
+    assert writer.record("1.2") == record
+
+
+def write_series(folder: Path, hu: np.ndarray, origin: np.ndarray, steps: np.ndarray) -> None:
+    """A minimal CT series with pydicom: (z, y, x) HU, LPS origin, columns of ``steps`` the index steps."""
+    import pydicom
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    folder.mkdir(parents=True)
+    spacing = np.linalg.norm(steps, axis=0)
+    for index, plane in enumerate(hu):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        slice_ = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        slice_.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        slice_.StudyInstanceUID = slice_.SeriesInstanceUID = "1.2.3"
+        slice_.ImagePositionPatient = [f"{v:.6f}" for v in origin + steps[:, 0] * index]
+        cosines = [*(steps[:, 2] / spacing[2]), *(steps[:, 1] / spacing[1])]
+        slice_.ImageOrientationPatient = [f"{v:.6f}" for v in cosines]
+        slice_.PixelSpacing = [float(spacing[1]), float(spacing[2])]
+        slice_.Rows, slice_.Columns = plane.shape
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1
+        slice_.RescaleIntercept, slice_.RescaleSlope = "0", "1"
+        slice_.PixelData = plane.astype("<i2").tobytes()
+        slice_.save_as(folder / f"{index + 1}.dcm")
+
+
+@pytest.mark.real_data
+def test_a_real_pair_by_configuration_alone(real_data: Path, tmp_path: Path) -> None:
+    """The lumbar pair, written out as DICOM and mask, with its own level names and label numbers."""
+    pair = real_data / "ct_mask_pair_lumbar"
+    ct = nibabel.load(pair / "sub-ct_label-22_ct.nii.gz")
+    mask_file = pair / "sub-ct_seg-vert_label-22_msk.nii.gz"
+    hu = np.asarray(ct.dataobj)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine
+    # The file is (P, I, R); an axial series is made of it: slices along I, rows along P, columns along R.
+    planes = hu.transpose(1, 0, 2)
+    write_series(tmp_path / "train_images/1.2.3", planes, lps[:3, 3], lps[:3, [1, 0, 2]])
+    (tmp_path / "segmentations").mkdir()
+    (tmp_path / "segmentations/1.2.3.nii.gz").write_bytes(mask_file.read_bytes())
+    recipe = Recipe.model_validate(
+        {
+            "name": "lumbar",
+            "levels": {"L2": 21, "L3": 22, "L4": 23},
+            "crop": {"spacing_mm": 1.5, "shape": [32, 48, 48]},
+            "overview": {"spacing_mm": 6.0, "shape": [24, 24, 24]},
+        }
+    )
+    study = discover_studies(tmp_path, list(recipe.levels))[0]
+    writer = StoreWriter(tmp_path / "store", recipe)
+    record = process_study(study, writer)
+    assert record.refusal is None
+    writer.commit([record])
+    store = open_store(tmp_path / "store")
+    assert list(check_store(store)) == []
+    assert store.levels == ["L2", "L3", "L4"]
+    # SimpleITK, reading the NIfTI files themselves, is the other opinion on image and mask alike.
+    image = sitk.ReadImage(str(pair / "sub-ct_label-22_ct.nii.gz"), sitk.sitkFloat64)
+    truth = sitk.ReadImage(str(mask_file), sitk.sitkUInt8)
+    for index, level in enumerate(store.levels):
+        grid = store.crop_grid(0, level)
+        frame = sitk.Image([*map(int, grid.shape[::-1])], sitk.sitkUInt8)
+        frame.SetOrigin(grid.origin_mm)
+        frame.SetSpacing([1.5] * 3)
+        expected = sitk.GetArrayFromImage(
+            sitk.Resample(truth, frame, sitk.Transform(), sitk.sitkNearestNeighbor)
+        )
+        found = store.mask(0)[index]
+        # At a tie between two voxels either may be taken: count what differs.
+        assert np.mean(found != expected) < 0.002
+        assert np.count_nonzero(found == recipe.levels[level]) > 1000
+        inside = sitk.GetArrayFromImage(
+            sitk.Resample(image, frame, sitk.Transform(), sitk.sitkLinear, -9999.0)
+        )
+        known = inside > -9000
+        assert known.mean() > 0.3
+        difference = np.abs(store.image(0)[index] - np.maximum(inside, -1024))[known]
+        assert difference.max() <= 0.51
+
+
+@pytest.mark.real_data
+def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: Path) -> None:
+    study = Study("head", real_data / "ct_head_gantry_tilt")
+    writer = StoreWriter(tmp_path, QUICK)
+    record = process_study(study, writer)
+    assert record.refusal is None
+    assert any("uneven" in warning.lower() for warning in record.warnings)
+    store = writer.commit([record])
+    overview = store.read("overview/image", 0)
+    grid = store.overview_grid(0)
+    # One point on a slice, by its own header: its HU stand at that place of the overview, to interpolation.
+    volume = read_series(study.folder)
+    assert volume.slice_coordinates is not None
+    bone = np.mean(overview > 300)
+    assert 0.001 < bone < 0.2
+    inside = (grid.to_index(volume.grid.center_mm) + 0.5).astype(int)
+    assert overview[tuple(inside)] > -200
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "code"), [("duplicate_positions", "SLICE_GAP"), ("slice_gap", "SLICE_GAP")]
+)
+def test_real_faults_are_refused_by_name(real_data: Path, tmp_path: Path, name: str, code: str) -> None:
+    record = process_study(Study(name, real_data / name), StoreWriter(tmp_path, QUICK))
+    assert record.refusal is not None
+    assert record.refusal.code == code
+
+
+def test_the_tables_are_part_of_the_source(phantom: Phantom, tmp_path: Path) -> None:
+    source, _ = phantom
+    study = discover_studies(source, list(QUICK.levels))[0]
+    before = source_digest(study)
+    assert study.labels is not None
+    other = {**study.labels, "C4": 1 - study.labels["C4"]}
+    assert source_digest(Study(study.uid, study.folder, study.mask, other, study.boxes)) != before
