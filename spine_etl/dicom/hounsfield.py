@@ -1,0 +1,119 @@
+"""Stored values to Hounsfield units, in place where nothing is lost by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from spine_etl.dicom.header import Header
+from spine_etl.volume import AIR_HU
+
+Pixels = npt.NDArray[np.int16]
+Stored = npt.NDArray[np.int16] | npt.NDArray[np.uint16]
+Hounsfield = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+
+_INT16 = np.iinfo(np.int16)
+
+
+def to_hounsfield(pixels: Pixels, header: Header) -> Hounsfield:
+    """Turn the pixels of one slice into HU (PS3.3 C.11.1).
+
+    ``pixels`` (rows, columns) holds the bits as they were stored, whatever their sign. It is overwritten
+    with the result, and returned, where every HU value is whole and fits int16; otherwise the result is a
+    new float32 array. Bits above BitsStored are dropped. Padding (C.7.5.1.1.2) and everything below
+    `AIR_HU` become `AIR_HU`.
+
+    MONOCHROME1 mirrors the stored values within their range before the rescale, as ITK reads it; a CT
+    that says so was inverted for display by its exporter.
+    """
+    padding, stored_range = _padding(header), _stored_range(header)
+    # A padding value that BitsStored cannot hold is told by the bits above, so it is sought before they go.
+    beyond = padding is not None and (padding[0] < stored_range[0] or padding[1] > stored_range[1])
+    padded = _between(_typed(pixels, header), padding) if padding and beyond else None
+    stored = _drop_high_bits(pixels, header)
+    if padding and not beyond and not _falls_below_air(padding, header):
+        padded = _between(stored, padding)
+    if padded is None and _shifted_in_place(stored, header):
+        return pixels
+    return _exactly(stored, padded, pixels, header)
+
+
+def _typed(pixels: Pixels, header: Header) -> Stored:
+    return pixels if header.signed else pixels.view(np.uint16)
+
+
+def _between(stored: Stored, ends: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    within: npt.NDArray[np.bool_] = (stored >= ends[0]) & (stored <= ends[1])
+    return within
+
+
+def _drop_high_bits(pixels: Pixels, header: Header) -> Stored:
+    """The stored values with the sign they have, in place."""
+    stored, spare = _typed(pixels, header), 16 - header.bits_stored
+    if spare and header.signed:
+        np.left_shift(stored, spare, out=stored)
+        np.right_shift(stored, spare, out=stored)  # arithmetic: it brings the sign down
+    elif spare:
+        np.bitwise_and(stored, np.uint16(0xFFFF >> spare), out=stored)
+    return stored
+
+
+def _stored_range(header: Header) -> tuple[int, int]:
+    count = 1 << header.bits_stored
+    return (-count // 2, count // 2 - 1) if header.signed else (0, count - 1)
+
+
+def _padding(header: Header) -> tuple[int, int] | None:
+    """Lowest and highest value that is padding, with the sign of the pixels: files write either."""
+    value, limit = header.pixel_padding_value, header.pixel_padding_range_limit
+    if value is None:
+        return None
+    ends = [value, value if limit is None else limit]
+    if header.signed:
+        ends = [end - (1 << 16) if end > _INT16.max else end for end in ends]
+    return min(ends), max(ends)
+
+
+def _falls_below_air(padding: tuple[int, int], header: Header) -> bool:
+    """Whether the floor turns all padding into air, so that it need not be sought."""
+    in_hu = [end * header.rescale_slope + header.rescale_intercept for end in padding]
+    return header.photometric_interpretation == "MONOCHROME2" and max(in_hu) <= AIR_HU
+
+
+def _shifted_in_place(stored: Stored, header: Header) -> bool:
+    """The common case, slope 1, in two passes; False, and nothing done, where they would not be exact.
+
+    The sum is taken modulo 2**16, which is exact since both ends were brought into range before.
+    """
+    intercept = int(header.rescale_intercept)
+    plain = header.rescale_slope == 1 and header.rescale_intercept == intercept
+    if not plain or header.photometric_interpretation != "MONOCHROME2":
+        return False
+    (lowest, highest), floor, ceiling = _stored_range(header), AIR_HU - intercept, _INT16.max - intercept
+    if floor > highest or ceiling < lowest or (highest > ceiling and int(stored.max()) > ceiling):
+        return False
+    if floor > lowest:
+        np.maximum(stored, floor, out=stored)
+    if intercept:
+        pattern = stored.view(np.uint16)
+        np.add(pattern, np.uint16(intercept % (1 << 16)), out=pattern)
+    return True
+
+
+def _exactly(
+    stored: Stored, padded: npt.NDArray[np.bool_] | None, pixels: Pixels, header: Header
+) -> Hounsfield:
+    """Every other case, in float64: exact for whole slopes, rounded once for the others."""
+    values = stored.astype(np.float64)
+    if header.photometric_interpretation == "MONOCHROME1":
+        np.subtract(sum(_stored_range(header)), values, out=values)
+    values *= header.rescale_slope
+    values += header.rescale_intercept
+    if padded is not None:
+        values[padded] = AIR_HU
+    np.maximum(values, AIR_HU, out=values)
+    whole = header.rescale_slope.is_integer() and header.rescale_intercept.is_integer()
+    if whole and values.max() <= _INT16.max:
+        pixels[...] = values
+        return pixels
+    return values.astype(np.float32)
