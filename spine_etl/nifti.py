@@ -1,0 +1,210 @@
+"""NIfTI files: segmentations in, volumes out. RAS, the frame of NIfTI, becomes LPS here and nowhere else.
+
+A file is opened once, read to its end and digested; a ``.nii.gz`` must end with its checksum. Of the two
+transforms a header can hold (NIfTI-1, section "3D image orientation and location in space") the sform is
+taken, else the qform. Where both are set and place a corner of the image more than 0.1 mm apart, one of
+them puts every label in the wrong place and nothing says which: the file is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import igzip
+from isal.igzip_lib import IsalError
+from nibabel.spatialimages import HeaderDataError
+
+from spine_etl.digest import hasher
+from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskUnreadable, SourceNotFound, SpineError
+from spine_etl.geometry import FloatArray, Grid
+from spine_etl.volume import LabelMap, Volume
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_REVERSED = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) to (i, j, k): a transposed array
+
+_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by their first field, sizeof_hdr
+_MM_PER_UNIT = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
+_SAME_PLACE_MM = 0.1
+_WHOLE = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of a whole number
+
+
+def read_label_map(path: str | Path) -> LabelMap:
+    """Read a segmentation from ``.nii`` or ``.nii.gz``, in any axis order and any real voxel type.
+
+    The labels are the file's (i, j, k) array transposed to (k, j, i), not turned: `LabelMap.grid` says where
+    each voxel lies in LPS.
+
+    Raises
+    ------
+    SourceNotFound
+        If there is no such file.
+    MaskUnreadable
+        If the file is cut short or damaged, is no single-file 3D NIfTI, holds values that are not whole, or
+        does not say where its voxels lie.
+    LabelUnknown
+        If it holds a whole number outside 0 to 255.
+    """
+    path = Path(path)
+    raw = _read(path)
+    content = _unpacked(raw, path.name)
+    header = _header(content, path.name)
+    stored = _stored_voxels(content, header, path.name)
+    grid = _grid(header, stored.shape, path.name)
+    digest = hasher()
+    digest.update(raw)
+    return LabelMap(_labels(stored, _scaling(header, path.name), path.name), grid, digest.hexdigest())
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write HU as ``.nii`` or ``.nii.gz``, in the volume's own axis order and type.
+
+    The sform holds the geometry; the qform too, unless the volume is sheared, which it cannot express.
+
+    Raises
+    ------
+    GeometryInvalid
+        If the slices are uneven, for which NIfTI has no words.
+    SpineError
+        If the name ends otherwise, or the file cannot be written.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise SpineError(f"{path.name} is no name for a NIfTI file.", action="End it with .nii or .nii.gz.")
+    if volume.slice_coordinates is not None:
+        raise GeometryInvalid(
+            f"{path.name} cannot hold slices of uneven distances.",
+            action="Resample the volume first (spine_etl.resample.resample_isotropic), then write it.",
+        )
+    affine = _RAS_TO_LPS @ volume.grid.affine @ _REVERSED
+    image = nib.Nifti1Image(volume.voxels.T, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=0 if _sheared(affine) else 1)
+    try:
+        nib.save(image, path)
+    except OSError as error:
+        raise SpineError(
+            f"{path.name} cannot be written: {error.strerror}.", action="Make room or mend the permissions."
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise SourceNotFound(f"There is no file {path.name}.") from error
+    except OSError as error:
+        raise MaskUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+
+
+def _unpacked(raw: bytes, name: str) -> bytes:
+    if not name.endswith(".gz"):
+        return raw
+    try:
+        content: bytes = igzip.decompress(raw)  # to the end of the stream, checksum and length compared
+    except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # its stub calls IsalError a value
+        raise MaskUnreadable(f"{name} is cut short or damaged: its gzip stream is broken.") from error
+    return content
+
+
+def _header(content: bytes, name: str) -> Any:
+    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+    size = next((size for size in sizes if size in _HEADERS), None)
+    if size is None or len(content) < size:
+        raise MaskUnreadable(f"{name} does not begin with a NIfTI header.")
+    try:
+        header = _HEADERS[size](content[:size])
+    except HeaderDataError as error:
+        raise MaskUnreadable(f"{name} has a damaged NIfTI header.") from error
+    if not header["magic"].item().startswith(b"n+"):
+        raise MaskUnreadable(f"{name} is half of an .hdr/.img pair; a single .nii or .nii.gz is needed.")
+    return header
+
+
+def _stored_voxels(content: bytes, header: Any, name: str) -> npt.NDArray[Any]:
+    """The file's array as (k, j, i), a view of its bytes."""
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
+        raise MaskUnreadable(f"{name} has the shape {tuple(map(int, shape))}; a label map has three axes.")
+    if dtype.kind not in "iuf":
+        raise MaskUnreadable(f"{name} holds {dtype}, which are no labels.")
+    voxels = math.prod(map(int, shape))
+    needed = offset + voxels * dtype.itemsize
+    if len(content) < needed:
+        raise MaskUnreadable(f"{name} is cut short: {len(content)} bytes where {needed} are announced.")
+    stored = np.frombuffer(content, dtype, voxels, offset)
+    return stored.reshape(shape[2::-1])
+
+
+def _scaling(header: Any, name: str) -> tuple[float, float] | None:
+    """Slope and intercept, or None where the stored values are the labels."""
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise MaskUnreadable(f"{name} has an scl_slope or scl_inter that is no number.") from error
+    return None if slope is None or (slope, intercept) == (1.0, 0.0) else (slope, intercept)
+
+
+def _labels(
+    stored: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str
+) -> npt.NDArray[np.uint8]:
+    labels = np.empty(stored.shape, np.uint8)
+    # Plane by plane: a file of float64 is eight times as large as its labels, its differences twice that.
+    for plane, values in zip(labels, stored, strict=True):
+        plane[...] = _whole(values, scaling, name)
+    return labels
+
+
+def _whole(values: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str) -> npt.NDArray[Any]:
+    """The values scaled, all of them whole and between 0 and 255, in their own type or float64."""
+    if scaling is not None:
+        values = values.astype(np.float64) * scaling[0] + scaling[1]
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise MaskUnreadable(f"{name} holds values that are not finite.")
+        exact, values = values, np.rint(values)
+        apart = np.abs(exact - values)
+        if apart.max() > (_WHOLE if scaling else 0.0):
+            value = exact.flat[apart.argmax()]
+            raise MaskUnreadable(f"{name} holds {value:g}, which is no whole number and so no label.")
+    beyond = [value for value in (values.min(), values.max()) if not 0 <= value <= 255]
+    if beyond:
+        raise LabelUnknown(
+            f"{name} holds the label {beyond[0]:g}.", action="Renumber the labels to lie between 0 and 255."
+        )
+    return values
+
+
+def _grid(header: Any, shape: tuple[int, ...], name: str) -> Grid:
+    try:
+        placed = [
+            affine for affine in (header.get_sform(coded=True), header.get_qform(coded=True)) if affine[1]
+        ]
+        grids = [_grid_of(affine, header, shape) for affine, _ in placed]
+    except (HeaderDataError, ValueError, KeyError) as error:
+        raise MaskUnreadable(f"{name} has an sform or qform that is no geometry.") from error
+    if not grids:
+        raise MaskUnreadable(f"{name} does not say where its voxels lie: sform and qform code are both 0.")
+    apart = np.linalg.norm(grids[0].corners_mm() - grids[-1].corners_mm(), axis=1).max()
+    if apart > _SAME_PLACE_MM:
+        raise MaskUnreadable(
+            f"{name} has a qform and an sform that lie {apart:.1f} mm apart.",
+            action="Set the code of the wrong one to 0, or write both alike.",
+        )
+    return grids[0]
+
+
+def _grid_of(affine: FloatArray, header: Any, shape: tuple[int, ...]) -> Grid:
+    to_mm = np.diag([_MM_PER_UNIT[header.get_xyzt_units()[0]]] * 3 + [1.0])
+    z, y, x = shape
+    return Grid((z, y, x), _RAS_TO_LPS @ to_mm @ affine @ _REVERSED)
+
+
+def _sheared(affine: FloatArray) -> bool:
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-6)

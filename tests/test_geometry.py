@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spine_etl.geometry import Grid
+
+
+def oblique(shape: tuple[int, int, int] = (4, 5, 6)) -> Grid:
+    affine = np.array(
+        [[0.1, -0.3, 0.7, 12.0], [0.2, 0.6, 0.1, -7.0], [1.5, 0.1, -0.2, 40.0], [0.0, 0.0, 0.0, 1.0]]
+    )
+    return Grid(shape, affine)
+
+
+def test_the_affine_is_copied_and_read_only() -> None:
+    affine = np.eye(4)
+    grid = Grid((1, 2, 3), affine)
+    affine[0, 0] = 9.0
+    assert grid.affine[0, 0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        grid.affine[0, 0] = 2.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ((0, 1, 1), np.eye(4)),
+        ((1, 1), np.eye(4)),
+        ((1, 1, 1), np.zeros((4, 4))),
+        ((1, 1, 1), np.full((4, 4), np.nan)),
+        ((1, 1, 1), np.eye(3)),
+    ],
+)
+def test_what_is_no_grid_is_refused(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a grid needs"):
+        Grid(shape, affine)
+
+
+def test_canonical_axes_are_superior_posterior_left() -> None:
+    grid = Grid.canonical((10.0, 20.0, 30.0), (3, 4, 5), 0.5)
+    origin = grid.to_mm((0, 0, 0))
+    np.testing.assert_allclose(grid.to_mm((1, 0, 0)) - origin, (0, 0, 0.5))  # LPS: +z Superior
+    np.testing.assert_allclose(grid.to_mm((0, 1, 0)) - origin, (0, 0.5, 0))  # +y Posterior
+    np.testing.assert_allclose(grid.to_mm((0, 0, 1)) - origin, (0.5, 0, 0))  # +x Left
+
+
+def test_canonical_center_is_the_middle_of_the_block() -> None:
+    grid = Grid.canonical((10.0, 20.0, 30.0), (3, 4, 5), 0.5)
+    np.testing.assert_allclose(grid.center_mm, (10, 20, 30))
+    np.testing.assert_allclose(grid.to_mm((1, 1.5, 2)), (10, 20, 30))
+    corners = grid.corners_mm()
+    np.testing.assert_allclose(corners.min(axis=0), (10 - 1.25, 20 - 1.0, 30 - 0.75))
+    np.testing.assert_allclose(corners.max(axis=0), (10 + 1.25, 20 + 1.0, 30 + 0.75))
+
+
+def test_spacing_is_the_length_of_each_axis() -> None:
+    affine = np.diag([3.0, 4.0, 12.0, 1.0])
+    affine[1, 0] = 4.0
+    np.testing.assert_allclose(Grid((2, 2, 2), affine).spacing_mm, (5, 4, 12))
+
+
+def test_index_map_goes_by_way_of_millimetres() -> None:
+    here, there = oblique(), Grid.canonical((1, 2, 3), (7, 7, 7), 0.8)
+    index = np.array([1.0, 2.0, 3.5])
+    mapped = here.index_map_to(there) @ [*index, 1.0]
+    np.testing.assert_allclose(there.to_mm(mapped[:3]), here.to_mm(index), atol=1e-9)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-500, 500), min_size=3, max_size=3))
+def test_millimetres_and_back(index: list[float]) -> None:
+    np.testing.assert_allclose(oblique().to_index(oblique().to_mm(index)), index, atol=1e-6)
+
+
+def test_enclosing_canonical_of_a_box_is_its_size() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, -0.4], [0, 0.4, 0], [-0.8, 0, 0]]  # stored from head to foot, right to left
+    grid = Grid((10, 20, 30), affine).enclosing_canonical(0.5)
+    assert grid.shape == (16, 16, 24)  # 8 x 8 x 12 mm
+    np.testing.assert_allclose(grid.center_mm, Grid((10, 20, 30), affine).center_mm)
+
+
+def test_enclosing_canonical_covers_every_corner() -> None:
+    source = oblique()
+    index = source.enclosing_canonical(0.7).to_index(source.corners_mm())
+    shape = source.enclosing_canonical(0.7).shape
+    assert (index >= -0.5 - 1e-6).all()
+    assert (index <= np.array(shape) - 0.5 + 1e-6).all()
+    assert np.ptp(index, axis=0) == pytest.approx(shape, abs=1.0)  # and no voxel more than needed
+
+
+def test_matches_compares_shape_and_every_corner() -> None:
+    grid = oblique()
+    moved, turned = grid.affine.copy(), grid.affine.copy()
+    moved[0, 3] += 0.02
+    turned[0, 2] += 0.01  # the origin stays where it is, the far corner does not
+    assert grid.matches(oblique())
+    assert not grid.matches(oblique((4, 5, 7)))
+    assert not grid.matches(Grid(grid.shape, moved))
+    assert grid.matches(Grid(grid.shape, moved), tolerance_mm=0.03)
+    assert not grid.matches(Grid(grid.shape, turned))
