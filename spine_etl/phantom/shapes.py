@@ -1,0 +1,355 @@
+"""Shapes given by their distance functions, and the kernels that paint and measure them.
+
+A shape is a row of ten numbers in the frame of its part (u to Left, v to Posterior, w to Superior, mm):
+
+    kind, a (3), b (3), r1, r2, squeeze
+
+- ``CAPSULE``: a round rod from a to b, radius r1 to r2; ``squeeze`` below 1 stretches it along w.
+- ``BODY``: a vertebral body or disc about a; half sizes b; end plates hollowed by r1.
+- ``SHELL``: an ellipsoidal shell about a, radii b, thickness r1, with a round hole of radius r2 at
+  u = 0, v = ``squeeze``.
+
+Distances are negative inside, in mm, exact for round rods and close to the surface for the rest. A cut is
+a row of `CUT_SIZE` numbers: a plane through the part, what lies beyond it being moved (see `fractures`).
+Slices are independent of each other, so any number of threads gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from spine_etl.geometry import FloatArray
+
+CAPSULE, BODY, SHELL = 0.0, 1.0, 2.0
+MARGIN_MM = 2.5
+"""How far beyond a shape its distance is still computed: more than the blend and any soft edge need."""
+
+CUT_SIZE = 14
+NO_CUT = np.zeros(CUT_SIZE)
+
+_BLEND_MM = 1.5
+_FAR_MM = 99.0
+_ZONE_MM = 2.0
+
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+
+
+def compiled(kernel: _Kernel) -> _Kernel:
+    """Compile once, cached, without the GIL and without fast-math: the same bytes everywhere."""
+    return cast(_Kernel, njit(cache=True, nogil=True, error_model="numpy")(kernel))
+
+
+def shape_boxes(shapes: FloatArray) -> FloatArray:
+    """(n, 6): lowest (u, v, w) and highest (u, v, w) of each shape, widened by `MARGIN_MM`."""
+    kind, a, b = shapes[:, 0], shapes[:, 1:4], shapes[:, 4:7]
+    reach_a, reach_b = np.repeat(shapes[:, 7:8], 3, axis=1), np.repeat(shapes[:, 8:9], 3, axis=1)
+    rod = kind == CAPSULE
+    reach_a[rod, 2] /= shapes[rod, 9]
+    reach_b[rod, 2] /= shapes[rod, 9]
+    low, high = np.minimum(a - reach_a, b - reach_b), np.maximum(a + reach_a, b + reach_b)
+    block = ~rod
+    low[block], high[block] = a[block] - b[block] - 3.0, a[block] + b[block] + 3.0
+    return np.hstack([low - MARGIN_MM, high + MARGIN_MM])
+
+
+def part_bounds(boxes: FloatArray, cut: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest (u, v, w) of a part, with room for what its cut moves."""
+    low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
+    return np.minimum(low, low + cut[5:8]), np.maximum(high, high + cut[5:8])
+
+
+@compiled
+def _rod(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
+    s = q[i, 9]
+    bu, bv, bw = q[i, 4] - q[i, 1], q[i, 5] - q[i, 2], (q[i, 6] - q[i, 3]) * s
+    pu, pv, pw = u - q[i, 1], v - q[i, 2], (w - q[i, 3]) * s
+    length = bu * bu + bv * bv + bw * bw
+    along = 0.0
+    if length > 0.0:
+        along = min(1.0, max(0.0, (pu * bu + pv * bv + pw * bw) / length))
+    pu, pv, pw = pu - along * bu, pv - along * bv, pw - along * bw
+    return math.sqrt(pu * pu + pv * pv + pw * pw) - (q[i, 7] + (q[i, 8] - q[i, 7]) * along)
+
+
+@compiled
+def _body(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
+    x, y = abs(u - q[i, 1]) / q[i, 4], (v - q[i, 2]) / q[i, 5]
+    if y > 0.0:
+        y *= 1.0 + 0.18 * (1.0 - min(1.0, x))  # the wall toward the canal is flat to hollow
+    across = x * x + y * y
+    side = (math.sqrt(math.sqrt(x**4 + y**4 + 1.2 * x * x * y * y)) - 1.0) * min(q[i, 4], q[i, 5])
+    height = abs(w - q[i, 3]) - (q[i, 6] - q[i, 7] * max(0.0, 1.0 - across))
+    side, height = side + 1.2, height + 1.2
+    outside = math.sqrt(max(side, 0.0) ** 2 + max(height, 0.0) ** 2)
+    return outside + min(max(side, height), 0.0) - 1.2
+
+
+@compiled
+def _shell(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
+    x, y, z = (u - q[i, 1]) / q[i, 4], (v - q[i, 2]) / q[i, 5], (w - q[i, 3]) / q[i, 6]
+    wall = abs((math.sqrt(x * x + y * y + z * z) - 1.0) * min(q[i, 4], q[i, 5], q[i, 6])) - q[i, 7] / 2
+    return max(wall, q[i, 8] - math.sqrt(u * u + (v - q[i, 9]) ** 2))
+
+
+@compiled
+def _distance(
+    shapes: FloatArray, boxes: FloatArray, active: npt.NDArray[np.int64], u: float, v: float, w: float
+) -> float:
+    """Distance to the union of the active shapes, their joints rounded off."""
+    best = _FAR_MM
+    for i in active:
+        if u < boxes[i, 0] or u > boxes[i, 3] or v < boxes[i, 1] or v > boxes[i, 4]:
+            continue
+        if w < boxes[i, 2] or w > boxes[i, 5]:
+            continue
+        if shapes[i, 0] == CAPSULE:
+            d = _rod(shapes, i, u, v, w)
+        elif shapes[i, 0] == BODY:
+            d = _body(shapes, i, u, v, w)
+        else:
+            d = _shell(shapes, i, u, v, w)
+        blend = max(_BLEND_MM - abs(best - d), 0.0) / _BLEND_MM
+        best = min(best, d) - blend * blend * _BLEND_MM * 0.25
+    return best
+
+
+@compiled
+def _cut_distance(
+    shapes: FloatArray,
+    boxes: FloatArray,
+    active: npt.NDArray[np.int64],
+    cut: FloatArray,
+    u: float,
+    v: float,
+    w: float,
+) -> tuple[float, float, float]:
+    """(bone as if whole, bone less the gap, distance beyond the plane): no cortex lines a cut."""
+    beyond = cut[1] * u + cut[2] * v + cut[3] * w - cut[4]
+    gap = cut[8]
+    if beyond > gap / 2:
+        u, v, w = u - cut[5], v - cut[6], w - cut[7]
+    whole = _distance(shapes, boxes, active, u, v, w)
+    left = whole
+    if gap > 0.0:
+        left = max(whole, beyond if beyond <= gap / 2 else gap - beyond)
+    return whole, left, beyond
+
+
+@compiled
+def _active(boxes: FloatArray, axis: int, low: float, high: float) -> npt.NDArray[np.int64]:
+    """The shapes that reach the places between low and high along an axis of the part."""
+    chosen = np.empty(len(boxes), np.int64)
+    count = 0
+    for i in range(len(boxes)):
+        if boxes[i, axis] <= high and boxes[i, axis + 3] >= low:
+            chosen[count] = i
+            count += 1
+    return chosen[:count]
+
+
+@compiled
+def _active_on(
+    boxes: FloatArray, plane: FloatArray, window: FloatArray, cut: FloatArray
+) -> npt.NDArray[np.int64]:
+    low, high = 1e9, -1e9
+    for r in (window[0], window[1]):
+        for c in (window[2], window[3]):
+            w = plane[0, 2] + r * plane[1, 2] + c * plane[2, 2]
+            low, high = min(low, w), max(high, w)
+    moved = abs(cut[7])
+    return _active(boxes, 2, low - moved, high + moved)
+
+
+@compiled
+def _active_in_row(
+    boxes: FloatArray,
+    active: npt.NDArray[np.int64],
+    plane: FloatArray,
+    window: FloatArray,
+    cut: FloatArray,
+    r: int,
+) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Of the active shapes those that reach a row of pixels, and the columns (first, last) they can reach."""
+    v0 = plane[0, 1] + r * plane[1, 1] + window[2] * plane[2, 1]
+    v1 = plane[0, 1] + r * plane[1, 1] + window[3] * plane[2, 1]
+    low, high = min(v0, v1) - abs(cut[6]), max(v0, v1) + abs(cut[6])
+    chosen = np.empty(len(active), np.int64)
+    count, left, right = 0, 1e9, -1e9
+    for i in active:
+        if boxes[i, 1] <= high and boxes[i, 4] >= low:
+            chosen[count] = i
+            count += 1
+            left, right = min(left, boxes[i, 0]), max(right, boxes[i, 3])
+    # Parts are turned by a few degrees only, so u grows with the column.
+    start, step = plane[0, 0] + r * plane[1, 0], plane[2, 0]
+    first = max(window[2], math.floor((left - abs(cut[5]) - start) / step))
+    last = min(window[3], math.ceil((right + abs(cut[5]) - start) / step))
+    return chosen[:count], int(first), int(last) if count else int(first) - 1
+
+
+@compiled
+def _texture_at(texture: npt.NDArray[np.float32], u: float, v: float, w: float) -> float:
+    """Trilinear look-up in a periodic block whose side is a power of two; one voxel is 1.3 mm."""
+    mask = texture.shape[0] - 1
+    x, y, z = u / 1.3 + 512.0, v / 1.3 + 512.0, w / 1.3 + 512.0
+    i, j, k = int(x), int(y), int(z)
+    fx, fy, fz = x - i, y - j, z - k
+    value = 0.0
+    for a in range(2):
+        for b in range(2):
+            for c in range(2):
+                share = (fx if a else 1 - fx) * (fy if b else 1 - fy) * (fz if c else 1 - fz)
+                value += share * texture[(i + a) & mask, (j + b) & mask, (k + c) & mask]
+    return value
+
+
+@compiled
+def _unit(value: float) -> float:
+    return min(1.0, max(0.0, value))
+
+
+@compiled
+def _lucency(cut: FloatArray, beyond: float, edge: float, u: float, v: float, w: float) -> float:
+    """1 in sound bone, 0 on the fracture line, within the radius that the line reaches."""
+    if cut[9] <= 0.0:
+        return 1.0
+    radius = math.sqrt((u - cut[10]) ** 2 + (v - cut[11]) ** 2 + (w - cut[12]) ** 2)
+    line = 1.0 - _unit((abs(beyond) - cut[9]) / edge + 0.5)
+    return 1.0 - line * _unit((cut[13] - radius) / edge + 0.5)
+
+
+@compiled
+def paint(
+    hu: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.uint16],
+    plane: FloatArray,
+    window: FloatArray,
+    shapes: FloatArray,
+    boxes: FloatArray,
+    cut: FloatArray,
+    material: FloatArray,
+    texture: npt.NDArray[np.float32],
+    edge: float,
+    label: int,
+) -> None:
+    """Paint one part into a slice: HU with soft edges, and its label where a pixel's centre lies inside.
+
+    ``plane`` (3, 3) holds pixel (0, 0) and the steps of a row and of a column in the part's frame;
+    ``window`` the rows and columns to visit (first, last, first, last); ``material`` the HU of the shell
+    and of the core, the shell's thickness in mm and the HU by which the core varies.
+    """
+    active = _active_on(boxes, plane, window, cut)
+    if len(active) == 0:
+        return
+    for r in range(int(window[0]), int(window[1]) + 1):
+        nearby, first, last = _active_in_row(boxes, active, plane, window, cut, r)
+        for c in range(first, last + 1):
+            u = plane[0, 0] + r * plane[1, 0] + c * plane[2, 0]
+            v = plane[0, 1] + r * plane[1, 1] + c * plane[2, 1]
+            w = plane[0, 2] + r * plane[1, 2] + c * plane[2, 2]
+            beyond = 0.0
+            if cut[0] > 0.0:
+                whole, left, beyond = _cut_distance(shapes, boxes, nearby, cut, u, v, w)
+            else:
+                whole = left = _distance(shapes, boxes, nearby, u, v, w)
+            if whole > edge:
+                continue
+            if left < 0.0 and label > 0 and labels[r, c] == 0:
+                labels[r, c] = label
+            share = _unit(0.5 - left / edge)
+            under = hu[r, c]
+            if cut[0] > 0.0:
+                share *= _lucency(cut, beyond, edge, u, v, w)
+                if whole < 0.0:
+                    under = 0.0
+            value = material[1]
+            if material[3] > 0.0 and whole < -material[2] / 2:
+                value += material[3] * _texture_at(texture, u, v, w)
+            shell = _unit((material[2] + whole) / max(0.6, edge) + 0.5)
+            value += (material[0] - value) * shell
+            hu[r, c] = under + (value - under) * share
+
+
+@compiled
+def fracture_window(
+    plane: FloatArray, window: FloatArray, shapes: FloatArray, boxes: FloatArray, cut: FloatArray
+) -> tuple[int, int, int, int]:
+    """First and last row, first and last column of a slice where bone meets the cut; (0, -1, 0, -1): none."""
+    active = _active_on(boxes, plane, window, cut)
+    r0, r1, c0, c1 = 1 << 30, -1, 1 << 30, -1
+    for r in range(int(window[0]), int(window[1]) + 1):
+        nearby, first, last = _active_in_row(boxes, active, plane, window, cut, r)
+        for c in range(first, last + 1):
+            u = plane[0, 0] + r * plane[1, 0] + c * plane[2, 0]
+            v = plane[0, 1] + r * plane[1, 1] + c * plane[2, 1]
+            w = plane[0, 2] + r * plane[1, 2] + c * plane[2, 2]
+            beyond = cut[1] * u + cut[2] * v + cut[3] * w - cut[4]
+            if beyond < -_ZONE_MM or beyond > cut[8] + _ZONE_MM:
+                continue
+            reach = math.sqrt((u - cut[10]) ** 2 + (v - cut[11]) ** 2 + (w - cut[12]) ** 2)
+            if reach > cut[13] or _cut_distance(shapes, boxes, nearby, cut, u, v, w)[0] > 0.0:
+                continue
+            r0, r1, c0, c1 = min(r0, r), max(r1, r), min(c0, c), max(c1, c)
+    if r1 < 0:
+        return 0, -1, 0, -1
+    return r0, r1, c0, c1
+
+
+@compiled
+def measure(
+    step: float,
+    low: FloatArray,
+    high: FloatArray,
+    view: FloatArray,
+    origin: FloatArray,
+    rotation: FloatArray,
+    shapes: FloatArray,
+    boxes: FloatArray,
+    cut: FloatArray,
+) -> tuple[FloatArray, float, float]:
+    """Sample one part every ``step`` mm along its own axes, from (u, v, w) ``low`` to ``high``.
+
+    ``view`` holds a unit normal and the lowest and highest height along it that is seen. Returns centroid,
+    lowest and highest LPS point of what is seen, (3, 3) in mm, the volume seen and the whole volume, in
+    steps cubed. A sample near a surface counts by its distance from it, so that a coarse step is exact enough.
+    """
+    result = np.zeros((3, 3))
+    result[1], result[2] = 1e9, -1e9
+    seen = volume = 0.0
+    moved = np.abs(cut[5:8])
+    for w in np.arange(low[2], high[2], step):
+        reached = _active(boxes, 2, w - moved[2], w + moved[2])
+        layer, layer_boxes = shapes[reached], boxes[reached]
+        for v in np.arange(low[1], high[1], step):
+            active = _active(layer_boxes, 1, v - moved[1], v + moved[1])
+            if len(active) == 0:
+                continue
+            for u in np.arange(low[0], high[0], step):
+                if cut[0] > 0.0:
+                    depth = -_cut_distance(layer, layer_boxes, active, cut, u, v, w)[1]
+                else:
+                    depth = -_distance(layer, layer_boxes, active, u, v, w)
+                share = _unit(depth / step + 0.5)
+                if share == 0.0:
+                    continue
+                volume += share
+                x = origin[0] + rotation[0, 0] * u + rotation[0, 1] * v + rotation[0, 2] * w
+                y = origin[1] + rotation[1, 0] * u + rotation[1, 1] * v + rotation[1, 2] * w
+                z = origin[2] + rotation[2, 0] * u + rotation[2, 1] * v + rotation[2, 2] * w
+                height = view[0] * x + view[1] * y + view[2] * z
+                share *= _unit((height - view[3]) / step + 0.5) * _unit((view[4] - height) / step + 0.5)
+                seen += share
+                for axis, value in enumerate((x, y, z)):
+                    result[0, axis] += share * value
+                    if depth > 0.0 and share > 0.5:
+                        result[1, axis] = min(result[1, axis], value - depth)
+                        result[2, axis] = max(result[2, axis], value + depth)
+    result[0] /= max(1e-9, seen)
+    return result, seen, volume

@@ -1,0 +1,125 @@
+"""What a file, a series or a store says of itself, as facts that print and go into JSON; no patient data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from spine_etl.dicom import Header
+    from spine_etl.geometry import FloatArray, Grid
+    from spine_etl.recipe import Recipe
+    from spine_etl.store import Store
+    from spine_etl.volume import LabelMap, Volume
+
+Facts = dict[str, Any]
+
+RSNA_NAMES = {**{n: f"C{n}" for n in range(1, 8)}, **{n + 7: f"T{n}" for n in range(1, 13)}}
+"""Label number to level name in the segmentations of RSNA 2022."""
+
+_KEYWORDS = {
+    "transfer_syntax": "TransferSyntaxUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "signed": "PixelRepresentation",
+}
+_TOWARDS = {"L": "Left", "R": "Right", "P": "Posterior", "A": "Anterior", "S": "Superior", "I": "Inferior"}
+
+
+def label_names(recipe: Recipe) -> dict[int, str]:
+    """Label number to name, of the recipe's levels and its other labels."""
+    return {label: name for name, label in {**recipe.levels, **recipe.other_labels}.items()}
+
+
+def describe_header(header: Header) -> Facts:
+    """A slice's header by DICOM attribute names, as the reader understood it."""
+    values = asdict(header) | {"signed": int(header.signed)}
+    return {_keyword(name): value for name, value in values.items()}
+
+
+def _keyword(name: str) -> str:
+    return _KEYWORDS.get(name) or name.title().replace("_", "")
+
+
+def describe_series(volume: Volume) -> Facts:
+    """Geometry, values and what was tolerated of a series."""
+    numbers = volume.file_numbers
+    steps = volume.grid.spacing_mm[0] * np.diff(_slice_places(volume))
+    return {
+        "slices": volume.grid.shape[0],
+        "file_numbers": None if numbers is None else [int(numbers[0]), int(numbers[-1])],
+        **_place_facts(volume.grid),
+        "gantry_tilt_degrees": _rounded(volume.grid.tilt_degrees),
+        "oblique_degrees": _rounded(volume.grid.oblique_degrees),
+        "uneven": volume.slice_coordinates is not None,
+        "slice_steps_mm": [_rounded(step) for step in (steps.min(), steps.max())] if len(steps) else [],
+        "hu": [float(volume.voxels.min()), float(volume.voxels.max())],
+        "voxel_type": str(volume.voxels.dtype),
+        **{name: fact for name, fact in volume.facts.items() if name != "spacing"},
+        "warnings": list(volume.warnings),
+        "source_digest": volume.source_digest,
+    }
+
+
+def describe_label_map(label_map: LabelMap) -> Facts:
+    """Geometry of a segmentation and, for each label, its voxels, volume and centre."""
+    from spine_etl.crops import find_levels
+
+    labels = {
+        str(label): {
+            "name_in_rsna2022": RSNA_NAMES.get(label),
+            "voxels": found.voxels,
+            "volume_mm3": round(found.volume_mm3, 1),
+            "centre_lps_mm": _point(found.centroid_mm),
+        }
+        for label, found in sorted(find_levels(label_map).items())
+    }
+    return {**_place_facts(label_map.grid), "labels": labels, "source_digest": label_map.source_digest}
+
+
+def describe_store(store: Store) -> Facts:
+    """Versions, contents, recipe and fingerprint of a store."""
+    from spine_etl.store.reader import read_commit
+
+    versions = {n: read_commit(store.location, n) for n in range(1, store.version + 1)}
+    overall = store.table["patient_overall"]
+    return {
+        "version": store.version,
+        "versions": {str(n): commit["root_digest"] for n, commit in versions.items() if commit},
+        "studies": len(store),
+        "fractured": int((overall == 1).sum()),
+        "crops": int(store.located().sum()),
+        "study_uids": store.study_uids,
+        "refused": {entry["uid"]: f"[{entry['code']}] {entry['reason']}" for entry in store.refused},
+        "recipe": store.recipe.model_dump(mode="json"),
+        "fingerprint": store.fingerprint,
+    }
+
+
+def _place_facts(grid: Grid) -> Facts:
+    codes = grid.axis_codes
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": [_rounded(step) for step in grid.spacing_mm],
+        "field_of_view_mm": [_rounded(n * step) for n, step in zip(grid.shape, grid.spacing_mm, strict=True)],
+        "axis_codes_zyx": codes,
+        "axes": {axis: f"to {_TOWARDS[code]}" for axis, code in zip("zyx", codes, strict=True)},
+        "first_voxel_lps_mm": _point(grid.affine[:3, 3]),
+        "last_voxel_lps_mm": _point(grid.to_mm(np.array(grid.shape) - 1)),
+        "corners_lps_mm": [_point(corner) for corner in grid.corners_mm()],
+    }
+
+
+def _slice_places(volume: Volume) -> FloatArray:
+    if volume.slice_coordinates is not None:
+        return volume.slice_coordinates
+    return np.arange(volume.grid.shape[0], dtype=np.float64)
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
+
+
+def _point(values: FloatArray) -> list[float]:
+    return [round(float(value), 3) + 0.0 for value in values]  # + 0.0: no minus zero

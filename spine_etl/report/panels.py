@@ -1,0 +1,263 @@
+"""What a picture shows: planes of HU and labels, turned as radiologists read them. Nothing is drawn here.
+
+Axial and coronal panels have the patient's left on the right; sagittal ones have anterior on the left;
+coronal and sagittal ones have the head at the top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spine_etl.crops import find_levels
+from spine_etl.errors import SourceNotFound
+from spine_etl.geometry import FloatArray, Grid
+from spine_etl.resample import sample_image, sample_labels
+from spine_etl.volume import FractureBox, LabelMap, Volume
+
+MONTAGE = 18
+"""Slices in a montage of 3 rows and 6 columns."""
+
+_OPPOSITE = dict(zip("LPSRAI", "RAILPS", strict=True))
+_AXIAL, _CORONAL, _SAGITTAL = 0, 1, 2  # the axis of a canonical block that the plane cuts
+_NAMES = ("axial", "coronal", "sagittal")
+
+_Plane = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PanelBox:
+    """A fracture box in a panel's pixels: upper left corner and size, pixel centres at whole numbers."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One plane.
+
+    ``image`` HU and ``mask`` labels (None where there is no mask) share the shape (rows, columns);
+    ``pixel_mm`` is the distance between rows and between columns. ``edges`` names the patient's sides at the
+    top, bottom, left and right of the panel.
+    """
+
+    title: str
+    image: _Plane
+    mask: _Plane | None
+    pixel_mm: tuple[float, float]
+    edges: str
+    boxes: tuple[PanelBox, ...] = ()
+
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Height and width."""
+        rows, columns = self.image.shape
+        return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
+
+
+def choose_slices(
+    volume: Volume, boxes: Sequence[FractureBox], mask: LabelMap | None, start: int | None = None
+) -> list[int]:
+    """Up to `MONTAGE` consecutive slices from head to foot, as indices into the volume.
+
+    They begin at the slice with file number ``start``; by default they lie where most slices have boxes,
+    else about the middle of the mask, else of the volume.
+
+    Raises
+    ------
+    SourceNotFound
+        If no slice has the number ``start``.
+    """
+    order = _head_to_foot(volume)
+    if start is not None:
+        first = _place_of(start, volume, order)
+    else:
+        numbers = _file_numbers(volume)[order]
+        boxed = np.flatnonzero(np.isin(numbers, [box.slice_number for box in boxes]))
+        first = _densest(boxed) if boxed.size else _middle(volume, mask, order) - MONTAGE // 2
+    first = max(0, min(first, len(order) - MONTAGE))
+    chosen: list[int] = order[first : first + MONTAGE].tolist()
+    return chosen
+
+
+def slice_panels(
+    volume: Volume, indices: Sequence[int], boxes: Sequence[FractureBox], mask: LabelMap | None
+) -> list[Panel]:
+    """The stored slices at those indices, not resampled, only turned and mirrored upright."""
+    return [_slice_panel(volume, index, boxes, mask) for index in indices]
+
+
+def reslice_panels(volume: Volume, mask: LabelMap | None) -> list[Panel]:
+    """A sagittal and a coronal plane through the mask's centre, else the volume's, on isotropic pixels."""
+    spacing = float(volume.grid.spacing_mm.min())
+    whole = volume.grid.enclosing_canonical(spacing)
+    center = volume.grid.center_mm if mask is None else _mask_center(mask)
+    panels = []
+    for axis in (_SAGITTAL, _CORONAL):
+        shape, middle = list(whole.shape), whole.center_mm.copy()
+        shape[axis], middle[2 - axis] = 1, center[2 - axis]
+        plane = Grid.canonical(middle, shape, spacing)
+        labels = None if mask is None else sample_labels(mask, plane)
+        panel = cut_block(sample_image(volume, plane), labels, axis, 0, spacing)
+        at = float(middle[2 - axis])
+        side = ("LPS" if at >= 0 else "RAI")[2 - axis]
+        panels.append(replace(panel, title=f"{panel.title} at {side} {abs(at):.1f} mm"))
+    return panels
+
+
+def block_panels(
+    image: npt.NDArray[np.int16],
+    mask: npt.NDArray[np.uint8],
+    spacing_mm: float,
+    center: Sequence[int],
+    boxes: Sequence[FloatArray] = (),
+) -> list[Panel]:
+    """Sagittal, coronal and axial planes of a canonical block (z, y, x) through the voxel ``center``.
+
+    ``boxes`` are groups (n, 6) of z0, y0, x0, z1, y1, x1 in voxels of the block. A plane shows one box
+    round all those of a group that it passes through: a fracture has a box in each slice.
+    """
+    return [
+        cut_block(image, mask, axis, center[axis], spacing_mm, boxes)
+        for axis in (_SAGITTAL, _CORONAL, _AXIAL)
+    ]
+
+
+def cut_block(
+    image: npt.NDArray[np.int16],
+    mask: npt.NDArray[np.uint8] | None,
+    axis: int,
+    place: int,
+    spacing_mm: float,
+    boxes: Sequence[FloatArray] = (),
+) -> Panel:
+    """The plane of a canonical block at index ``place`` of an axis: 0 axial, 1 coronal, 2 sagittal."""
+    rows = slice(None, None, 1 if axis == _AXIAL else -1)  # +z is Superior; a picture's rows run downwards
+    passed = [group[(group[:, axis] <= place) & (place <= group[:, axis + 3])] for group in boxes]
+    return Panel(
+        title=_NAMES[axis],
+        image=np.take(image, place, axis)[rows],
+        mask=None if mask is None else np.take(mask, place, axis)[rows],
+        pixel_mm=(spacing_mm, spacing_mm),
+        edges=("APRL", "SIRL", "SIAP")[axis],
+        boxes=tuple(_around(group, axis, image.shape) for group in passed if len(group)),
+    )
+
+
+def _around(boxes: FloatArray, axis: int, shape: tuple[int, ...]) -> PanelBox:
+    """The box round boxes (n, 6) of a block, as a panel shows it."""
+    low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
+    down, right = (k for k in range(3) if k != axis)
+    top = low[down] if axis == _AXIAL else shape[down] - 1 - high[down]
+    width, height = high[right] - low[right], high[down] - low[down]
+    return PanelBox(float(low[right]), float(top), float(width), float(height))
+
+
+def _slice_panel(volume: Volume, index: int, boxes: Sequence[FractureBox], mask: LabelMap | None) -> Panel:
+    coordinates = volume.slice_coordinates
+    grid = volume.grid.slice_at(index if coordinates is None else coordinates[index])
+    number = int(_file_numbers(volume)[index])
+    turn = _Turn.upright(grid.axis_codes)
+    rows_mm, columns_mm = grid.spacing_mm[1:].tolist()
+    return Panel(
+        title=f"slice {number}" if number >= 0 else f"index {index}",
+        image=turn.plane(volume.voxels[index]),
+        mask=None if mask is None else turn.plane(sample_labels(mask, grid)[0]),
+        pixel_mm=(columns_mm, rows_mm) if turn.transposed else (rows_mm, columns_mm),
+        edges=turn.edges,
+        boxes=tuple(turn.box(box, grid.shape[1:]) for box in boxes if box.slice_number == number),
+    )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """How a stored slice is turned upright: transposed, then its rows and its columns reversed."""
+
+    transposed: bool
+    rows_reversed: bool
+    columns_reversed: bool
+    edges: str
+
+    @classmethod
+    def upright(cls, axis_codes: str) -> _Turn:
+        """The turn for slices of a grid with those codes of z, y, x."""
+        along_y, along_x = axis_codes[1], axis_codes[2]
+        # Down the picture runs S-I where the slice holds that axis, else A-P; the other runs across.
+        transposed = along_x in "SI" or (along_x in "AP" and along_y not in "SI")
+        down, across = (along_x, along_y) if transposed else (along_y, along_x)
+        rows_reversed, columns_reversed = down not in "PI", across not in "LP"
+        bottom = _OPPOSITE[down] if rows_reversed else down
+        right = _OPPOSITE[across] if columns_reversed else across
+        edges = _OPPOSITE[bottom] + bottom + _OPPOSITE[right] + right
+        return cls(transposed, rows_reversed, columns_reversed, edges)
+
+    def plane(self, stored: _Plane) -> _Plane:
+        turned = stored.T if self.transposed else stored
+        return turned[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
+
+    def box(self, box: FractureBox, stored_shape: Sequence[int]) -> PanelBox:
+        x, y, width, height = box.x, box.y, box.width, box.height
+        rows, columns = stored_shape
+        if self.transposed:
+            x, y, width, height, rows, columns = y, x, height, width, columns, rows
+        return PanelBox(
+            x=columns - 1 - x - width if self.columns_reversed else x,
+            y=rows - 1 - y - height if self.rows_reversed else y,
+            width=width,
+            height=height,
+        )
+
+
+def _file_numbers(volume: Volume) -> npt.NDArray[np.int64]:
+    if volume.file_numbers is None:
+        return np.full(volume.grid.shape[0], -1, np.int64)
+    return volume.file_numbers
+
+
+def _head_to_foot(volume: Volume) -> npt.NDArray[np.int64]:
+    order = np.arange(volume.grid.shape[0])
+    step_to_superior = volume.grid.affine[2, 0]
+    return order[::-1] if step_to_superior > 0 else order
+
+
+def _place_of(number: int, volume: Volume, order: npt.NDArray[np.int64]) -> int:
+    numbers = _file_numbers(volume)[order]
+    places = np.flatnonzero(numbers == number)
+    if not places.size:
+        raise SourceNotFound(
+            f"there is no slice {number}: the files' numbers go from {numbers.min()} to {numbers.max()}.",
+            action="Name one of them with --start.",
+        )
+    return int(places[0])
+
+
+def _densest(places: npt.NDArray[np.int64]) -> int:
+    """Where a montage begins that shows most of these (rising) places, with as much before as after."""
+    within = np.searchsorted(places, places + MONTAGE) - np.arange(len(places))
+    first = int(within.argmax())
+    last = int(places[first + int(within[first]) - 1])
+    return (int(places[first]) + last + 1 - MONTAGE) // 2
+
+
+def _middle(volume: Volume, mask: LabelMap | None, order: npt.NDArray[np.int64]) -> int:
+    if mask is None:
+        return len(order) // 2
+    index = int(np.rint(volume.grid.to_index(_mask_center(mask))[0]))
+    return int(np.abs(order - index).argmin())
+
+
+def _mask_center(mask: LabelMap) -> FloatArray:
+    """LPS mean of the labelled voxels, the grid's middle where none is labelled."""
+    levels = find_levels(mask).values()
+    if not levels:
+        return mask.grid.center_mm
+    centroids = np.array([level.centroid_mm for level in levels])
+    center: FloatArray = np.average(centroids, axis=0, weights=[level.voxels for level in levels])
+    return center
