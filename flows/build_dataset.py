@@ -72,6 +72,7 @@ def _build(options: argparse.Namespace) -> Summary:
     from flows.plan import plan_build
 
     workers = options.workers or len(os.sched_getaffinity(0))
+    _say("Looking for what is new ...")
     plan = plan_build(options.source, options.store, _recipe(options.recipe), threads=workers)
     count = len(plan.pending)
     if not count:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spine_etl.store.schema import ATTRIBUTES, group_metadata, root_attributes, 
 from spine_etl.store.table import DIMENSIONS, NO_FOLD, VersionTable, table_of
 
 _COMMIT_TRIES = 20
+_WRITERS = 8
 
 
 class StoreWriter:
@@ -161,8 +163,13 @@ class StoreWriter:
         }
         attributes = {**commit, "fingerprint": self.recipe.fingerprint, "refused": refused}
         columns = {name: (table[name], axes) for name, axes in DIMENSIONS.items()}
-        for key, content in zarr_objects(attributes, columns).items():
-            self.location.write(f"{commit['path']}/{key}", content)
+        objects = zarr_objects(attributes, columns)
+        with ThreadPoolExecutor(_WRITERS) as pool:  # flushing many small files waits more than it works
+            list(
+                pool.map(
+                    self.location.write, [f"{commit['path']}/{key}" for key in objects], objects.values()
+                )
+            )
         return commit
 
     def publish(self) -> None:

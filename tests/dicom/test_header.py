@@ -82,7 +82,7 @@ def test_scan_hands_over_what_is_no_plain_run_of_elements(series: SeriesWriter) 
     content = series.add("1.dcm").read_bytes()
     assert scan(content) is not None
     rows = b"\x28\x00\x10\x00US\x02\x00\x10\x00"
-    sequence = b"\x18\x00\x00\x90SQ\x00\x00" + b"\xff" * 4 + b"\xfe\xff\xdd\xe0" + bytes(4)
+    sequence = b"\x28\x00\x0a\x00SQ\x00\x00" + b"\xff" * 4 + b"\xfe\xff\xdd\xe0" + bytes(4)
     for surprise in (rows + rows, sequence + rows, rows[:4] + b"??" + rows[6:], b"\xe0\x7f\x11" + rows[3:]):
         assert content.count(rows) == 1
         with pytest.raises(Surprise):
