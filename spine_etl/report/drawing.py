@@ -23,8 +23,9 @@ from spine_etl.errors import HeaderInvalid
 from spine_etl.report.panels import Panel, PanelBox
 from spine_etl.volume import Volume
 
-# Okabe and Ito, "Color Universal Design" (2008), less black; ordered so that neighbours differ in lightness.
-_COLORS = ("#E69F00", "#56B4E9", "#F0E442", "#0072B2", "#CC79A7", "#009E73", "#D55E00")
+# Okabe and Ito, "Color Universal Design" (2008), less black; in the order in which neighbours differ most to
+# the eye that sees all colours, and to those that lack the red or the green.
+_COLORS = ("#E69F00", "#CC79A7", "#D55E00", "#56B4E9", "#009E73", "#F0E442", "#0072B2")
 _BOX_COLOR = "#FF3EA5"
 _GROUND, _INK = "#101010", "#F2F2F2"
 _DPI = 110

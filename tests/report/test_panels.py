@@ -1,0 +1,212 @@
+"""Panels: what lies where in the patient decides where it lies in the picture, however it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations, product
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from spine_etl.errors import SourceNotFound
+from spine_etl.geometry import Grid
+from spine_etl.report.panels import (
+    MONTAGE,
+    Panel,
+    block_panels,
+    choose_slices,
+    reslice_panels,
+    slice_panels,
+)
+from spine_etl.volume import FractureBox, LabelMap, Volume
+
+SHAPE = (20, 24, 28)
+BLOB = (5, 17, 9)  # z, y, x of the bright voxel
+TO_LPS = {
+    "L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
+}  # fmt: skip
+ALL_CODES = [
+    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
+    for order in permutations(("LR", "PA", "SI"))
+    for sides in product((0, 1), repeat=3)
+]
+
+
+def grid(codes: str, spacing: tuple[float, float, float] = (3.0, 1.0, 2.0)) -> Grid:
+    """A grid whose z, y and x lead to those sides, its middle at (10, -20, 30)."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.transpose([TO_LPS[code] for code in codes]) * spacing
+    affine[:3, 3] = np.array([10, -20, 30]) - affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return Grid(SHAPE, affine)
+
+
+def volume(where: Grid) -> Volume:
+    voxels = np.zeros(SHAPE, np.int16)
+    voxels[BLOB] = 1000
+    return Volume(voxels, where, file_numbers=np.arange(101, 101 + SHAPE[0]))
+
+
+def blob_mask(where: Grid) -> LabelMap:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[BLOB] = 3
+    return LabelMap(labels, where)
+
+
+def brightest(panel: Panel) -> tuple[int, int]:
+    row, column = np.unravel_index(panel.image.argmax(), panel.image.shape)
+    return int(row), int(column)
+
+
+def mm_from_middle(panel: Panel) -> npt.NDArray[np.float64]:
+    """Millimetres down and to the right from the panel's middle to its brightest pixel."""
+    return (np.array(brightest(panel)) - (np.array(panel.image.shape) - 1) / 2) * panel.pixel_mm
+
+
+@pytest.mark.parametrize("codes", ALL_CODES)
+def test_slices_are_upright_in_all_axis_orders(codes: str) -> None:
+    left, posterior, superior = grid(codes).to_mm(BLOB) - (10, -20, 30)
+    down_right = {  # by the axis that the slices cut
+        "S": ("APRL", (posterior, left)),
+        "P": ("SIRL", (-superior, left)),
+        "L": ("SIAP", (-superior, posterior)),
+    }
+    edges, expected = down_right[codes[0].translate(str.maketrans("IAR", "SPL"))]
+    (panel,) = slice_panels(volume(grid(codes)), [BLOB[0]], [], None)
+    assert panel.edges == edges
+    np.testing.assert_allclose(mm_from_middle(panel), expected)
+
+
+@pytest.mark.parametrize("codes", ALL_CODES)
+def test_a_box_stays_round_what_it_marks(codes: str) -> None:
+    _, y, x = BLOB
+    box = FractureBox(x - 1.5, y - 2.5, width=2, height=4, slice_number=101 + BLOB[0])
+    (panel,) = slice_panels(volume(grid(codes)), [BLOB[0]], [box], blob_mask(grid(codes)))
+    row, column = brightest(panel)
+    (shown,) = panel.boxes
+    assert shown.x < column < shown.x + shown.width
+    assert shown.y < row < shown.y + shown.height
+    # The blob lies 1.5 of 2 pixels and 2.5 of 4 from the box's corner, whichever corner that has become.
+    across = {abs(column - shown.x) / shown.width, abs(row - shown.y) / shown.height}
+    assert across <= {0.75, 0.25, 0.625, 0.375}
+    assert panel.mask is not None
+    assert panel.mask[row, column] == 3
+
+
+def test_a_box_is_on_its_slice_alone() -> None:
+    boxes = [FractureBox(1, 2, 3, 4, slice_number=104), FractureBox(5, 6, 7, 8, slice_number=999)]
+    panels = slice_panels(volume(grid("IPL")), range(SHAPE[0]), boxes, None)
+    assert [panel.title for panel in panels if panel.boxes] == ["slice 104"]
+
+
+def test_both_file_orders_make_one_montage() -> None:
+    head_first = volume(grid("IPL"))
+    turned = head_first.grid.affine.copy()
+    turned[:3, 3] = head_first.grid.to_mm((SHAPE[0] - 1, 0, 0))
+    turned[:3, 0] *= -1
+    assert head_first.file_numbers is not None
+    foot_first = Volume(
+        head_first.voxels[::-1], Grid(SHAPE, turned), file_numbers=head_first.file_numbers[::-1]
+    )
+    first, second = (slice_panels(v, choose_slices(v, [], None), [], None) for v in (head_first, foot_first))
+    assert [a.title for a in first] == [b.title for b in second]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
+    heights = [float(head_first.grid.to_mm((int(p.title.split()[1]) - 101, 0, 0))[2]) for p in first]
+    assert heights == sorted(heights, reverse=True)
+
+
+def neck(slices: int = 100) -> Volume:
+    where = Grid.canonical((0, 0, 0), (slices, 4, 4), 1.0)
+    return Volume(np.zeros(where.shape, np.int16), where, file_numbers=np.arange(slices))
+
+
+def test_a_montage_begins_where_it_is_told() -> None:
+    assert choose_slices(neck(), [], None, start=60) == list(range(60, 60 - MONTAGE, -1))
+    with pytest.raises(SourceNotFound, match="from 0 to 99"):
+        choose_slices(neck(), [], None, start=100)
+
+
+def test_a_montage_shows_as_many_boxed_slices_as_it_can() -> None:
+    boxes = [FractureBox(0, 0, 1, 1, number) for number in (10, 50, 52, 55, 60, 80)]
+    shown = choose_slices(neck(), boxes, None)
+    assert {50, 52, 55, 60} <= set(shown)
+    assert abs((shown[0] - 60) - (50 - shown[-1])) <= 1  # as much above them as below
+
+
+def test_a_montage_without_boxes_shows_the_middle_of_the_mask() -> None:
+    labels = np.zeros((100, 4, 4), np.uint8)
+    labels[20:31] = 1
+    shown = choose_slices(neck(), [], LabelMap(labels, neck().grid))
+    assert abs(np.mean(shown) - 25) <= 0.5
+    assert abs(np.mean(choose_slices(neck(), [], None)) - 49.5) <= 1
+
+
+def test_a_short_series_is_shown_whole() -> None:
+    assert choose_slices(neck(5), [], None) == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("codes", ["IPL", "SPL", "SAR", "PSL", "LIA"])
+def test_reslices_lie_as_radiologists_read_them(codes: str) -> None:
+    left, posterior, superior = grid(codes).to_mm(BLOB) - (10, -20, 30)
+    sagittal, coronal = reslice_panels(volume(grid(codes)), blob_mask(grid(codes)))
+    assert (sagittal.edges, coronal.edges) == ("SIAP", "SIRL")
+    np.testing.assert_allclose(mm_from_middle(sagittal), (-superior, posterior), atol=1.01)
+    np.testing.assert_allclose(mm_from_middle(coronal), (-superior, left), atol=1.01)
+    for panel in (sagittal, coronal):
+        assert panel.mask is not None
+        assert panel.mask[brightest(panel)] == 3
+
+
+def test_a_gantry_tilt_shows_no_shear() -> None:
+    """A rod along Superior stands upright though the slices are stored as if it leaned."""
+    tilted = np.diag([2.0, 1.0, 1.0, 1.0])
+    angle = np.radians(20)
+    tilted[:3, :3] = np.transpose([(0, 0, 2), (0, np.cos(angle), -np.sin(angle)), (1, 0, 0)])
+    where = Grid((40, 61, 21), tilted)
+    points = where.to_mm(np.stack(np.meshgrid(*map(np.arange, where.shape), indexing="ij"), axis=-1))
+    rod = np.linalg.norm(points[..., :2] - (10, 28), axis=-1) < 3
+    sagittal, _ = reslice_panels(
+        Volume((rod * 1000).astype(np.int16), where), LabelMap(rod.astype(np.uint8), where)
+    )
+    bright = sagittal.image > 500
+    columns = [np.flatnonzero(row).mean() for row in bright if row.sum() >= 4]
+    assert len(columns) > 50
+    assert np.ptp(columns) <= 1
+
+
+def test_uneven_slices_are_shown_and_labelled_where_they_lie() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[8] = 1  # the label map is even: its slice 8 is where slice 5 of the uneven series lies
+    places = np.array([0, 1, 2, 3, 4, 8, *range(9, 18), 18.2, 18.4, 18.6, 18.8, 19], np.float64)
+    uneven = replace(volume(grid("SPL")), slice_coordinates=places)
+    panels = slice_panels(uneven, [4, 5, 6], [], LabelMap(labels, grid("SPL")))
+    assert [panel.mask is not None and bool(panel.mask.all()) for panel in panels] == [False, True, False]
+
+
+def test_crop_planes_show_the_boxes_they_pass_through() -> None:
+    image = np.zeros((10, 20, 30), np.int16)
+    image[2, 5, 25] = 1000  # low, anterior, left
+    boxes = np.array([[1.5, 3, 24, 2.5, 7, 27], [2.5, 3, 23, 3.5, 8, 26], [6, 0, 0, 7, 2, 2]])
+    sagittal, coronal, axial = block_panels(image, image.astype(np.uint8), 0.5, (2, 5, 25), [boxes])
+    assert [brightest(p) for p in (sagittal, coronal, axial)] == [(7, 5), (7, 25), (5, 25)]
+    # One box round the two that the plane passes through; rows count from the top, z from the bottom.
+    assert [(b.x, b.y, b.width, b.height) for b in sagittal.boxes] == [(3, 5.5, 5, 2)]
+    assert [(b.x, b.y, b.width, b.height) for b in coronal.boxes] == [(23, 5.5, 4, 2)]
+    assert [(b.x, b.y, b.width, b.height) for b in axial.boxes] == [(24, 3, 3, 4)]
+
+
+def test_axis_codes_and_angles_agree_with_nibabel() -> None:
+    rng, compared = np.random.default_rng(5), 0
+    for _ in range(100):
+        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = turn * rng.uniform(0.5, 3, 3)
+        ras = np.diag([-1, -1, 1, 1]) @ affine
+        if np.abs(turn).max(axis=0).min() > 0.75:  # else an axis has no nearest one that all agree on
+            assert Grid((2, 2, 2), affine).axis_codes == "".join(nibabel.aff2axcodes(ras))
+            compared += 1
+        assert Grid((2, 2, 2), affine).tilt_degrees == pytest.approx(0, abs=1e-6)
+        nearest = np.degrees(np.arccos(np.abs(turn[:, 0]).max()))
+        assert Grid((2, 2, 2), affine).oblique_degrees == pytest.approx(nearest, abs=1e-6)
+    assert compared > 10
