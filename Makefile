@@ -21,12 +21,20 @@ environment: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p .make && touch $@
 
-demo: .venv/ready
-	$(BIN)/python -m spine_etl phantom --out $(DEMO)/source --studies 8 --seed 1 --slices 160 --size 256
+demo: .venv/ready $(DEMO)/source
 	$(BIN)/python -m flows.build_dataset --source $(DEMO)/source --store $(DEMO)/store --recipe quick
 	$(BIN)/python -m spine_etl check $(DEMO)/store
-	$(BIN)/python -m spine_etl show --source $(DEMO)/source --out $(DEMO)/pictures
-	$(BIN)/python -m spine_etl show --store $(DEMO)/store --out $(DEMO)/pictures
+	@for mask in $(DEMO)/source/segmentations/*.nii; do \
+		study=$$(basename $$mask .nii); \
+		$(BIN)/python -m spine_etl show --source $(DEMO)/source --study $$study --out $(DEMO)/pictures && \
+		$(BIN)/python -m spine_etl show --store $(DEMO)/store --study $$study --out $(DEMO)/pictures && break; \
+	done
+
+# Made under another name first: an interrupted run leaves no half a source.
+$(DEMO)/source: | .venv/ready
+	rm -rf $@.part
+	$(BIN)/python -m spine_etl phantom --out $@.part --studies 8 --seed 1 --slices 160 --size 256
+	mv $@.part $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .
