@@ -34,9 +34,7 @@ __all__ = ["Box", "LevelTruth", "PhantomStudy", "Scan", "phantom_truth", "write_
 
 Syntax = Literal["mixed", "implicit", "explicit", "jpeg-lossless"]
 
-_POSITIVE_SHARE = 0.47
 _BOXED_SHARE = 0.75
-_GOLDEN = (5**0.5 - 1) / 2
 _FIRST_NUMBER, _NUMBERS = 40_000, 49_999
 _CERVICAL = LEVELS[:7]
 
@@ -150,7 +148,7 @@ def _make(
 ) -> tuple[Neck, PhantomStudy]:
     neck = build_neck(np.random.default_rng([seed, index, 0]))
     cuts = np.random.default_rng([seed, index, 1])
-    fractured = _fractured(index, seed, cuts)
+    fractured = choose_levels(cuts, seed, index, showable_levels(index))
     for level in fractured:
         neck = neck.cut(level, make_cut(cuts, level, neck.scale))
     syntax = list(SYNTAXES.values())[index % 3] if transfer_syntax == "mixed" else SYNTAXES[transfer_syntax]
@@ -166,14 +164,6 @@ def _make(
         boxes=tuple(_boxes(neck, scan)) if boxed else (),
         has_mask=scan.even and ceil((index + 1) * masked_share) > ceil(index * masked_share),
     )
-
-
-def _fractured(index: int, seed: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Levels with a fracture: none in 53 % of the studies, spread evenly over the indices."""
-    start = np.random.default_rng([seed]).random()
-    if (start + index * _GOLDEN) % 1 >= _POSITIVE_SHARE:
-        return ()
-    return choose_levels(rng, showable_levels(index))
 
 
 def _boxes(neck: Neck, scan: Scan) -> Iterator[Box]:

@@ -86,8 +86,9 @@ def _pixel_data(scan: Scan, pixels: Pixels) -> bytes:
         return _element(0x7FE00010, "OW", raw, scan.transfer_syntax == IMPLICIT)
     bits = scan.pixels.bits_stored
     stream = imagecodecs.jpeg8_encode(pixels.view(np.uint16), lossless=True, predictor=1, bitspersample=bits)
-    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    return struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + encapsulate([stream]) + end
+    start = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+    items: bytes = encapsulate([stream])
+    return start + items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)  # Sequence Delimitation Item
 
 
 def write_slice(path: Path, uid: str, scan: Scan, place: int, pixels: Pixels) -> None:

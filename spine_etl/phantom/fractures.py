@@ -16,6 +16,8 @@ from spine_etl.phantom.shapes import CUT_SIZE
 
 _FREQUENCY = {"C1": 0.08, "C2": 0.21, "C3": 0.05, "C4": 0.08, "C5": 0.15, "C6": 0.19, "C7": 0.24}
 _EVERYWHERE_MM = 60.0
+_POSITIVE_SHARE = 0.47
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,16 @@ _SITES = {
 }
 
 
-def choose_levels(rng: np.random.Generator, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """One to three of the allowed levels, from head to foot."""
+def choose_levels(
+    rng: np.random.Generator, seed: int, index: int, allowed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """None of the allowed levels in 53 % of the studies, else one to three of them, from head to foot.
+
+    The positive studies are spread evenly over the indices, so that a few studies already hold both kinds.
+    """
+    start = np.random.default_rng([seed]).random()
+    if (start + index * _GOLDEN) % 1 >= _POSITIVE_SHARE:
+        return ()
     count = int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12]))
     weights = np.array([_FREQUENCY[level] for level in allowed])
     chosen = rng.choice(len(allowed), size=min(count, len(allowed)), replace=False, p=weights / weights.sum())

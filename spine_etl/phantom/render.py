@@ -34,8 +34,8 @@ class LevelTruth:
     """What is true of one vertebra as far as the scan shows it, from its analytic shape.
 
     ``centroid_mm`` (3,) and ``bounds_mm`` (2, 3) lowest and highest corner, LPS; ``in_view`` is the share of
-    its volume that the slices cover, 0 to 1. The first is good to some hundredths of a millimetre, the
-    bounds to a few tenths.
+    its volume that the slices cover, 0 to 1. The centroid is good to some hundredths of a millimetre, the
+    bounds to half of one.
     """
 
     label: int

@@ -153,7 +153,7 @@ def _coverage(neck: Neck, normal: FloatArray, index: int, rng: np.random.Generat
     high = max(h.max() for h in heights) + rng.uniform(12, 30)
     hidden = hidden_end(index)
     if hidden == "top":
-        high = float(neck.vertebrae[1].origin_mm @ normal) + 9 * neck.scale
+        high = float(neck.vertebrae[1].origin_mm @ normal) + 5 * neck.scale
     if hidden == "bottom":
         low = float(neck.vertebrae[6].origin_mm @ normal) + 9 * neck.scale
     return float(low), float(high)

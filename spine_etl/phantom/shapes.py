@@ -75,7 +75,8 @@ def _rod(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
     if length > 0.0:
         along = min(1.0, max(0.0, (pu * bu + pv * bv + pw * bw) / length))
     pu, pv, pw = pu - along * bu, pv - along * bv, pw - along * bw
-    return math.sqrt(pu * pu + pv * pv + pw * pw) - (q[i, 7] + (q[i, 8] - q[i, 7]) * along)
+    radius: float = q[i, 7] + (q[i, 8] - q[i, 7]) * along
+    return math.sqrt(pu * pu + pv * pv + pw * pw) - radius
 
 
 @compiled
@@ -87,15 +88,16 @@ def _body(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
     side = (math.sqrt(math.sqrt(x**4 + y**4 + 1.2 * x * x * y * y)) - 1.0) * min(q[i, 4], q[i, 5])
     height = abs(w - q[i, 3]) - (q[i, 6] - q[i, 7] * max(0.0, 1.0 - across))
     side, height = side + 1.2, height + 1.2
-    outside = math.sqrt(max(side, 0.0) ** 2 + max(height, 0.0) ** 2)
-    return outside + min(max(side, height), 0.0) - 1.2
+    depth: float = min(max(side, height), 0.0)
+    return math.sqrt(max(side, 0.0) ** 2 + max(height, 0.0) ** 2) + depth - 1.2
 
 
 @compiled
 def _shell(q: FloatArray, i: int, u: float, v: float, w: float) -> float:
     x, y, z = (u - q[i, 1]) / q[i, 4], (v - q[i, 2]) / q[i, 5], (w - q[i, 3]) / q[i, 6]
     wall = abs((math.sqrt(x * x + y * y + z * z) - 1.0) * min(q[i, 4], q[i, 5], q[i, 6])) - q[i, 7] / 2
-    return max(wall, q[i, 8] - math.sqrt(u * u + (v - q[i, 9]) ** 2))
+    distance: float = max(wall, q[i, 8] - math.sqrt(u * u + (v - q[i, 9]) ** 2))
+    return distance
 
 
 @compiled
@@ -318,7 +320,7 @@ def measure(
 
     ``view`` holds a unit normal and the lowest and highest height along it that is seen. Returns centroid,
     lowest and highest LPS point of what is seen, (3, 3) in mm, the volume seen and the whole volume, in
-    steps cubed. A sample near a surface counts by its distance from it, so that a coarse step is exact enough.
+    steps cubed. A sample near a surface counts by its distance from it: a coarse step is exact enough.
     """
     result = np.zeros((3, 3))
     result[1], result[2] = 1e9, -1e9
@@ -348,7 +350,7 @@ def measure(
                 seen += share
                 for axis, value in enumerate((x, y, z)):
                     result[0, axis] += share * value
-                    if depth > 0.0 and share > 0.5:
+                    if depth > 0.0 and share > 0.0:
                         result[1, axis] = min(result[1, axis], value - depth)
                         result[2, axis] = max(result[2, axis], value + depth)
     result[0] /= max(1e-9, seen)

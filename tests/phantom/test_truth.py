@@ -1,0 +1,219 @@
+"""Pixels, masks, boxes and the analytic truth tell one story, each read by its own header."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import ndimage
+
+from spine_etl.phantom import phantom_truth, write_phantom
+from spine_etl.phantom.anatomy import build_neck
+from spine_etl.phantom.fractures import choose_levels, make_cut
+from spine_etl.phantom.render import Renderer, fracture_boxes, level_truth
+from spine_etl.phantom.scanner import EXPLICIT, plan_scan, showable_levels
+
+Labels = npt.NDArray[np.uint16]
+CERVICAL = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
+
+
+def masked(written: list[Any]) -> list[Any]:
+    return [study for study in written if study.mask.exists()]
+
+
+def labels_by_affines(study: Any) -> Labels:
+    """(file, row, column): each voxel of the mask put at the pixel that lies nearest in millimetres."""
+    image = nib.load(study.mask)
+    voxels = np.argwhere(np.asarray(image.dataobj) > 0)
+    points = nib.affines.apply_affine(image.affine, voxels) * [-1, -1, 1]  # RAS to LPS
+    last = np.array(study.hu.shape) - 1
+    origin, end = study.to_mm(np.array([[0, 0, 0], [last[0], 0, 0]]))
+    row, column = (
+        (study.to_mm(np.array([[0, 1, 0]]))[0] - origin),
+        (study.to_mm(np.array([[0, 0, 1]]))[0] - origin),
+    )
+    axes = np.column_stack([(end - origin) / last[0], row, column])
+    index = np.linalg.solve(axes, (points - origin).T).T
+    assert np.abs(index - index.round()).max() < 0.02
+    labels = np.zeros(study.hu.shape, np.uint16)
+    labels[tuple(index.round().astype(int).T)] = np.asarray(image.dataobj)[tuple(voxels.T)]
+    return labels
+
+
+def test_masks_meet_their_ct_in_millimetres(written: list[Any]) -> None:
+    for study in masked(written):
+        labels = labels_by_affines(study)
+        assert set(np.unique(labels)) == set(range(10))
+        bone = study.hu[labels > 0]
+        around = study.hu[
+            ndimage.binary_dilation(labels > 0, iterations=3) & ~ndimage.binary_dilation(labels > 0)
+        ]
+        assert bone.mean() > 400
+        assert np.median(around) < 150
+
+
+def test_the_flip_recipe_holds_for_head_to_foot_studies(written: list[Any]) -> None:
+    falling = [study for study in masked(written) if not study.truth.scan.rises]
+    assert len(falling) >= 3
+    for study in falling:
+        seg = np.asarray(nib.load(study.mask).dataobj)
+        assert np.array_equal(seg[:, ::-1, ::-1].transpose(2, 1, 0), labels_by_affines(study))
+
+
+def test_levels_lie_one_below_the_other(written: list[Any]) -> None:
+    for study in masked(written):
+        image = nib.load(study.mask)
+        seg = np.asarray(image.dataobj)
+        heights = [
+            nib.affines.apply_affine(image.affine, np.argwhere(seg == i)).mean(axis=0)[2]
+            for i in range(1, 10)
+        ]
+        assert (np.diff(heights) < -8).all()
+
+
+def test_truth_is_the_centroid_of_the_mask(written: list[Any]) -> None:
+    for study in masked(written):
+        image = nib.load(study.mask)
+        seg = np.asarray(image.dataobj)
+        spacing = np.array(image.header.get_zooms())
+        for name, level in study.truth.levels.items():
+            points = nib.affines.apply_affine(image.affine, np.argwhere(seg == level.label)) * [-1, -1, 1]
+            assert np.abs(points.mean(axis=0) - level.centroid_mm).max() < 0.3 * spacing.max(), name
+            low, high = level.bounds_mm
+            assert (points > low - 0.6).all(), name
+            assert (points < high + 0.6).all(), name
+            assert (points.min(axis=0) - low < 1.5 * spacing).all(), name
+            assert (high - points.max(axis=0) < 1.5 * spacing).all(), name
+
+
+def test_a_fine_sampling_closes_in_on_the_truth(tmp_path: Path) -> None:
+    study = write_phantom(tmp_path / "fine", 1, 11, slices=160, size=192)[0]
+    image = nib.load(next((tmp_path / "fine" / "segmentations").iterdir()))
+    seg = np.asarray(image.dataobj)
+    voxel = np.prod(image.header.get_zooms())
+    for name in CERVICAL:
+        level = study.levels[name]
+        points = nib.affines.apply_affine(image.affine, np.argwhere(seg == level.label)) * [-1, -1, 1]
+        assert np.abs(points.mean(axis=0) - level.centroid_mm).max() < 0.15
+        assert 3000 < len(points) * voxel < 30000  # mm3; a cervical vertebra is some 10 cm3
+
+
+def test_unfractured_vertebrae_are_of_one_piece(written: list[Any]) -> None:
+    for study in masked(written):
+        seg = np.asarray(nib.load(study.mask).dataobj)
+        for name, level in study.truth.levels.items():
+            if name not in study.truth.fractured:
+                assert ndimage.label(seg == level.label, np.ones((3, 3, 3)))[1] == 1, name
+
+
+def test_boxes_stand_inside_the_image_over_a_fractured_level(written: list[Any]) -> None:
+    boxed = 0
+    for study in written:
+        assert not study.truth.boxes or study.truth.fractured
+        labels = labels_by_affines(study) if study.mask.exists() else None
+        for box in study.truth.boxes:
+            boxed += 1
+            assert min(box.x, box.y) >= 0
+            assert min(box.width, box.height) > 0
+            assert box.x + box.width <= study.truth.scan.size
+            assert box.y + box.height <= study.truth.scan.size
+            if labels is None:
+                continue
+            place = box.file_number - study.truth.scan.first_file
+            rows = slice(int(box.y), int(np.ceil(box.y + box.height)))
+            columns = slice(int(box.x), int(np.ceil(box.x + box.width)))
+            under = set(np.unique(labels[place, rows, columns]))
+            assert under & {study.truth.levels[level].label for level in study.truth.fractured}
+    assert boxed >= 4
+
+
+@pytest.mark.parametrize("level", CERVICAL)
+def test_a_fracture_is_plain_to_see_inside_its_boxes(level: str) -> None:
+    """Against the same neck unhurt, bone within the boxes loses at least 250 HU over several pixels."""
+    whole = build_neck(np.random.default_rng(21))
+    for attempt in range(3):
+        hurt = whole.cut(level, make_cut(np.random.default_rng(attempt), level, whole.scale))
+        scan = plan_scan(whole, np.random.default_rng(1), 0, EXPLICIT, 140, 140)
+        before, after = (Renderer(neck, scan, np.random.default_rng(2)) for neck in (whole, hurt))
+        lost = 0
+        for box in fracture_boxes(hurt.vertebrae[CERVICAL.index(level)], scan):
+            rows = slice(int(box.y), int(np.ceil(box.y + box.height)))
+            columns = slice(int(box.x), int(np.ceil(box.x + box.width)))
+            labels = np.zeros((140, 140), np.uint16)
+            place = box.file_number - scan.first_file
+            sound, broken = before.slice(place, labels), after.slice(place, labels.copy())
+            lost += int((sound.astype(int) - broken > 250)[rows, columns].sum())
+        assert lost > 25, attempt
+
+
+def test_what_a_fragment_moves_is_still_its_vertebras() -> None:
+    whole = build_neck(np.random.default_rng(3))
+    scan = plan_scan(whole, np.random.default_rng(1), 0, EXPLICIT, 80, 64)
+    moved = 0
+    for attempt in range(12):
+        cut = make_cut(np.random.default_rng(attempt), "C7", whole.scale)
+        if cut[8] == 0:
+            continue
+        before, after = (level_truth(n.vertebrae[6], scan) for n in (whole, whole.cut("C7", cut)))
+        moved += np.abs(before.bounds_mm - after.bounds_mm).max() > 1.0
+    assert moved >= 1
+
+
+def test_about_half_of_the_studies_positive() -> None:
+    positive = Counter()
+    levels: Counter[str] = Counter()
+    for seed in range(3):
+        for index in range(200):
+            chosen = choose_levels(np.random.default_rng([seed, index]), seed, index, showable_levels(index))
+            assert len(chosen) <= 3
+            assert list(chosen) == sorted(set(chosen))
+            positive[seed] += bool(chosen)
+            levels.update(chosen)
+    assert all(0.44 <= count / 200 <= 0.50 for count in positive.values())
+    assert set(levels) == set(CERVICAL)
+    assert min(levels[level] for level in ("C2", "C5", "C6", "C7")) > max(
+        levels[level] for level in ("C3", "C4")
+    )
+
+
+def test_sampling_changes_neither_anatomy_nor_fractures() -> None:
+    coarse, fine = (phantom_truth(1, 5, slices=n, size=s) for n, s in ((40, 64), (90, 128)))
+    assert coarse.fractured == fine.fractured
+    for name in CERVICAL:
+        assert np.allclose(coarse.levels[name].centroid_mm, fine.levels[name].centroid_mm, atol=0.05)
+
+
+def test_truth_without_writing_is_the_truth_of_what_is_written(written: list[Any]) -> None:
+    study = written[1].truth
+    again = phantom_truth(1, 4, slices=len(study.scan.positions_mm), size=study.scan.size)
+    assert (again.uid, again.fractured, again.boxes) == (study.uid, study.fractured, study.boxes)
+    assert np.array_equal(again.scan.positions_mm, study.scan.positions_mm)
+    assert np.array_equal(again.levels["C4"].centroid_mm, study.levels["C4"].centroid_mm)
+
+
+def test_every_eleventh_study_lacks_an_end_of_the_neck() -> None:
+    top, bottom = phantom_truth(10, 0, slices=40, size=48), phantom_truth(21, 0, slices=40, size=48)
+    assert "C1" not in top.levels
+    assert 0 < top.levels["C2"].in_view < 1
+    assert "T1" not in bottom.levels
+    assert bottom.levels.get("C7", bottom.levels["C6"]).in_view < 1
+    assert all(bottom.levels[level].in_view == 1 for level in ("C1", "C2", "C3", "C4", "C5"))
+
+
+@pytest.mark.benchmark
+def test_a_full_study_takes_seconds(tmp_path: Path) -> None:
+    """Processor seconds, both cores together: wall time is half of it on an idle machine of two."""
+    write_phantom(tmp_path / "warm", 1, 0, slices=16, size=32)
+    for syntax, limit in (("explicit", 8.0), ("jpeg-lossless", 12.0)):
+        start = time.process_time()
+        write_phantom(tmp_path / syntax, 1, 0, slices=300, transfer_syntax=syntax)
+        assert time.process_time() - start < limit
+    start = time.process_time()
+    write_phantom(tmp_path / "small", 4, 0, slices=70, size=128)
+    assert (time.process_time() - start) / 4 < 1.0
