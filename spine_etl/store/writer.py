@@ -89,18 +89,29 @@ class StoreWriter:
         row, digests
             The row, and the SHA-256 of each object by name.
         """
-        objects = {name: array.encode(voxels[name]) for name, array in self.arrays.items()}
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            # Encoding and hashing release the interpreter lock, and flushing waits: side by side.
+            encoding = {
+                name: pool.submit(array.encode, voxels[name])
+                for name, array in self.arrays.items()
+                if name != "image"
+            }
+            image = self.arrays["image"].encode(voxels["image"])
+            hashing = {"image": pool.submit(_sha256, image)}
+            row = self._claim_row(first, image)
+            for name, encoded in encoding.items():
+                hashing[name] = pool.submit(_sha256, encoded.result())
+                self.location.write(self.arrays[name].key(row), encoded.result())
+            return row, {name: digest.result() for name, digest in hashing.items()}
+
+    def _claim_row(self, first: int, image: bytes) -> int:
         row = first
         while True:
             try:
-                self.location.create(self.arrays["image"].key(row), objects["image"])
-                break
+                self.location.create(self.arrays["image"].key(row), image)
+                return row
             except FileExistsError:
                 row += 1
-        for name, array in self.arrays.items():
-            if name != "image":
-                self.location.write(array.key(row), objects[name])
-        return row, {name: hashlib.sha256(content).hexdigest() for name, content in objects.items()}
 
     def write_record(self, record: Record) -> None:
         """Put the study's record in place; it vouches for the row, so it comes after it."""
@@ -187,6 +198,10 @@ class StoreWriter:
                 return
             named = {key: commit[key] for key in ("version", "path", "root_digest", "studies")}
             self.location.write("zarr.json", group_metadata(root_attributes(self.recipe, named)))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _root_digest(fingerprint: str, table: VersionTable, refused: list[dict[str, Any]]) -> str:
