@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +25,34 @@ def file_digest(path: Path) -> str:
         while count := file.readinto(block):
             running.update(memoryview(block)[:count])
     return running.hexdigest()
+
+
+class DigestedFile:
+    """A file read from front to back, with a running digest of all that was read."""
+
+    def __init__(self, file: io.FileIO | io.BytesIO) -> None:
+        self._file, self._running = file, hasher()
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def digest(self) -> str:
+        return self._running.hexdigest()
+
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._file.read(size)
+        self._running.update(content)
+        return content
+
+    def fill(self, room: memoryview) -> int:
+        """Read until the room is full or the file ends; returns the bytes read."""
+        filled = 0
+        while filled < len(room) and (count := self._file.readinto(room[filled:])):
+            filled += count
+        self._running.update(room[:filled])
+        return filled
 
 
 def combine(named: Iterable[tuple[str, str]]) -> str:

@@ -8,7 +8,7 @@ them puts every label in the wrong place and nothing says which: the file is ref
 
 from __future__ import annotations
 
-import math
+import io
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 from nibabel.spatialimages import HeaderDataError
 
-from spine_etl.digest import hasher
+from spine_etl.digest import DigestedFile
 from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskUnreadable, SourceNotFound, SpineError
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.volume import LabelMap, Volume
@@ -50,14 +50,13 @@ def read_label_map(path: str | Path) -> LabelMap:
         If it holds a whole number outside 0 to 255.
     """
     path = Path(path)
-    raw = _read(path)
-    content = _unpacked(raw, path.name)
-    header = _header(content, path.name)
-    stored = _stored_voxels(content, header, path.name)
-    grid = _grid(header, stored.shape, path.name)
-    digest = hasher()
-    digest.update(raw)
-    return LabelMap(_labels(stored, _scaling(header, path.name), path.name), grid, digest.hexdigest())
+    try:
+        with path.open("rb", buffering=0) as raw:
+            return _read(DigestedFile(raw), path.name)
+    except FileNotFoundError as error:
+        raise SourceNotFound(f"There is no file {path.name}.") from error
+    except OSError as error:
+        raise MaskUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -93,52 +92,58 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         ) from error
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise SourceNotFound(f"There is no file {path.name}.") from error
-    except OSError as error:
-        raise MaskUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+def _read(file: DigestedFile, name: str) -> LabelMap:
+    content, size = _unpacked(file, name) if name.endswith(".gz") else (file, file.size)
+    header = _header(content, name)
+    shape, stored = _layout(header, size, name)
+    grid, scaling = _grid(header, shape, name), _scaling(header, name)
+    labels = _labels(content, shape, stored, scaling, name)
+    file.read()  # what follows the voxels belongs to the digest
+    return LabelMap(labels, grid, file.digest)
 
 
-def _unpacked(raw: bytes, name: str) -> bytes:
-    if not name.endswith(".gz"):
-        return raw
+def _unpacked(file: DigestedFile, name: str) -> tuple[DigestedFile, int]:
+    """What a gzip file holds, and its length in bytes."""
     try:
-        content: bytes = igzip.decompress(raw)  # to the end of the stream, checksum and length compared
+        content = igzip.decompress(file.read())  # to the end of the stream, checksum and length compared
     except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # its stub calls IsalError a value
         raise MaskUnreadable(f"{name} is cut short or damaged: its gzip stream is broken.") from error
-    return content
+    return DigestedFile(io.BytesIO(content)), len(content)
 
 
-def _header(content: bytes, name: str) -> Any:
-    sizes = [int.from_bytes(content[:4], order) for order in ("little", "big")]
+def _header(content: DigestedFile, name: str) -> Any:
+    """The header; the content is then read up to its first voxel."""
+    first = content.read(4)
+    sizes = [int.from_bytes(first, order) for order in ("little", "big")]
     size = next((size for size in sizes if size in _HEADERS), None)
-    if size is None or len(content) < size:
+    block = first + content.read(size - len(first)) if size else first
+    if size is None or len(block) < size:
         raise MaskUnreadable(f"{name} does not begin with a NIfTI header.")
     try:
-        header = _HEADERS[size](content[:size])
+        header = _HEADERS[size](block)
     except HeaderDataError as error:
         raise MaskUnreadable(f"{name} has a damaged NIfTI header.") from error
     if not header["magic"].item().startswith(b"n+"):
         raise MaskUnreadable(f"{name} is half of an .hdr/.img pair; a single .nii or .nii.gz is needed.")
+    extensions = header.get_data_offset() - size
+    if extensions < 0:
+        raise MaskUnreadable(f"{name} says that its voxels begin within its header.")
+    content.read(extensions)
     return header
 
 
-def _stored_voxels(content: bytes, header: Any, name: str) -> npt.NDArray[Any]:
-    """The file's array as (k, j, i), a view of its bytes."""
+def _layout(header: Any, size: int, name: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Shape (k, j, i) and type of the stored voxels, all of which lie in the ``size`` bytes of the file."""
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise MaskUnreadable(f"{name} has the shape {tuple(map(int, shape))}; a label map has three axes.")
     if dtype.kind not in "iuf":
         raise MaskUnreadable(f"{name} holds {dtype}, which are no labels.")
-    voxels = math.prod(map(int, shape))
-    needed = offset + voxels * dtype.itemsize
-    if len(content) < needed:
-        raise MaskUnreadable(f"{name} is cut short: {len(content)} bytes where {needed} are announced.")
-    stored = np.frombuffer(content, dtype, voxels, offset)
-    return stored.reshape(shape[2::-1])
+    i, j, k = map(int, shape[:3])
+    needed = offset + i * j * k * dtype.itemsize
+    if size < needed:
+        raise MaskUnreadable(f"{name} is cut short: {size} bytes where {needed} are announced.")
+    return (k, j, i), dtype
 
 
 def _scaling(header: Any, name: str) -> tuple[float, float] | None:
@@ -151,11 +156,18 @@ def _scaling(header: Any, name: str) -> tuple[float, float] | None:
 
 
 def _labels(
-    stored: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str
+    content: DigestedFile,
+    shape: tuple[int, int, int],
+    stored: np.dtype[Any],
+    scaling: tuple[float, float] | None,
+    name: str,
 ) -> npt.NDArray[np.uint8]:
-    labels = np.empty(stored.shape, np.uint8)
+    labels = np.empty(shape, np.uint8)
+    values = np.empty(shape[1:], stored)
     # Plane by plane: a file of float64 is eight times as large as its labels, its differences twice that.
-    for plane, values in zip(labels, stored, strict=True):
+    for plane in labels:
+        if content.fill(values.reshape(-1).view(np.uint8).data) < values.nbytes:
+            raise MaskUnreadable(f"{name} ends within its voxels.")
         plane[...] = _whole(values, scaling, name)
     return labels
 

@@ -35,7 +35,7 @@ from spine_etl.store.record import BoxRecord, LevelRecord, Record
 from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from spine_etl.studies import Study
-from spine_etl.volume import LabelMap, Volume
+from spine_etl.volume import AIR_HU, LabelMap, Volume
 
 
 def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: int = 1) -> Record:
@@ -105,8 +105,7 @@ def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
     """
     if study.problem:
         raise study.problem
-    volume = read_series(study.folder, threads=threads)
-    mask = read_label_map(study.mask) if study.mask else None
+    volume, mask = _read(study, threads)
     grids: dict[str, Grid] = {}
     located: dict[str, LevelBox] = {}
     if mask:
@@ -116,16 +115,32 @@ def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
         found = find_levels(mask)
         located = {level: found[recipe.levels[level]] for level in grids}
     overview = overview_grid(volume.grid, recipe)
-    voxels = {name: array.empty() for name, array in row_arrays(recipe).items()}
+    voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     for index, level in enumerate(recipe.levels):
+        image, labels = voxels["image"][index], voxels["mask"][index]
         if mask and level in grids:
-            voxels["image"][index] = sample_image(volume, grids[level], threads=threads)
-            voxels["mask"][index] = sample_labels(mask, grids[level], threads=threads)
-    voxels["overview/image"][...] = sample_image(volume, overview, threads=threads)
+            sample_image(volume, grids[level], out=image, threads=threads)
+            sample_labels(mask, grids[level], out=labels, threads=threads)
+        else:
+            image.fill(AIR_HU)
+            labels.fill(0)
+    sample_image(volume, overview, out=voxels["overview/image"], threads=threads)
     if mask:
-        voxels["overview/mask"][...] = sample_labels(mask, overview, threads=threads)
+        sample_labels(mask, overview, out=voxels["overview/mask"], threads=threads)
+    else:
+        voxels["overview/mask"].fill(0)
     digest = _combined(study, volume.source_digest, mask.source_digest if mask else "")
     return StudyCrops(volume, mask, voxels, grids, located, overview, digest)
+
+
+def _read(study: Study, threads: int) -> tuple[Volume, LabelMap | None]:
+    """The CT and its mask, side by side where there are threads for both."""
+    if study.mask is None or threads == 1:
+        volume = read_series(study.folder, threads=threads)
+        return volume, read_label_map(study.mask) if study.mask else None
+    with ThreadPoolExecutor(1) as pool:
+        mask = pool.submit(read_label_map, study.mask)
+        return read_series(study.folder, threads=threads), mask.result()
 
 
 def source_digest(study: Study, *, threads: int = 1) -> str:

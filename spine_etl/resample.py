@@ -72,8 +72,12 @@ class _Taps(NamedTuple):
     inside: npt.NDArray[np.float32]
 
 
-def sample_image(volume: Volume, target: Grid, *, threads: int = 1) -> npt.NDArray[np.int16]:
+def sample_image(
+    volume: Volume, target: Grid, *, out: npt.NDArray[np.int16] | None = None, threads: int = 1
+) -> npt.NDArray[np.int16]:
     """HU on the target's voxel centres: int16 (z, y, x) of the target's shape, rounded to nearest.
+
+    ``out`` is filled and returned where given: C-ordered, of that shape and dtype.
 
     Uneven slices (`Volume.slice_coordinates`): where the local step is no finer than the target's, linear
     interpolation between the two real neighbours; where it is finer, the widened triangle over the real
@@ -87,20 +91,24 @@ def sample_image(volume: Volume, target: Grid, *, threads: int = 1) -> npt.NDArr
     places = [volume.slice_coordinates, None, None]
     axes = [_axis(*each) for each in zip(voxels.shape, ratios, places, strict=True)]
     order = _axis_order(index_map)
+    image = np.empty(target.shape, np.int16) if out is None else out
     if order is None:
-        image = np.empty(target.shape, np.int16)
         _over_planes(_sample_points, (voxels, index_map, *axes, image), threads)
         return image
     positions = _axis_positions(index_map, target.shape, order)
     z, y, x = (_Taps(*_axis_taps(*each)) for each in zip(positions, axes, strict=True))
     x = x._replace(weights=np.ascontiguousarray(x.weights[:, : x.taps.max()].T))
-    block = np.empty([target.shape[axis] for axis in order], np.int16)
+    block = _block(image, order)
     _over_planes(_sample_planes, (voxels, z, y, x, block), threads)
-    return np.ascontiguousarray(block.transpose(np.argsort(order)))
+    return _unblocked(block, order, image)
 
 
-def sample_labels(label_map: LabelMap, target: Grid, *, threads: int = 1) -> npt.NDArray[np.uint8]:
+def sample_labels(
+    label_map: LabelMap, target: Grid, *, out: npt.NDArray[np.uint8] | None = None, threads: int = 1
+) -> npt.NDArray[np.uint8]:
     """Labels on the target's voxel centres: uint8 (z, y, x) of the target's shape, 0 outside.
+
+    ``out`` is filled and returned where given: C-ordered, of that shape and dtype.
 
     Each is the label of the source voxel that the centre lies in; half way between two, the one of higher
     index.
@@ -108,14 +116,14 @@ def sample_labels(label_map: LabelMap, target: Grid, *, threads: int = 1) -> npt
     labels = _readable(label_map.labels)
     index_map = _index_map(target, label_map.grid)
     order = _axis_order(index_map)
+    sampled = np.empty(target.shape, np.uint8) if out is None else out
     if order is None:
-        sampled = np.empty(target.shape, np.uint8)
         _over_planes(_pick_points, (labels, index_map, sampled), threads)
         return sampled
     tables = _axis_voxels(index_map, target.shape, order, label_map.grid.shape)
-    block = np.empty([target.shape[axis] for axis in order], np.uint8)
+    block = _block(sampled, order)
     _over_planes(_pick_planes, (labels, *tables, block), threads)
-    return np.ascontiguousarray(block.transpose(np.argsort(order)))
+    return _unblocked(block, order, sampled)
 
 
 def coverage(source: Grid, target: Grid) -> float:
@@ -180,6 +188,17 @@ def _axis_order(index_map: FloatArray) -> list[int] | None:
         order: list[int] = follows.argmax(axis=1).tolist()
         return order
     return None
+
+
+def _block(out: npt.NDArray[Any], order: list[int]) -> npt.NDArray[Any]:
+    """Room for the output with its axes in the source's order: the output itself where that is the same."""
+    return out if order == [0, 1, 2] else np.empty([out.shape[axis] for axis in order], out.dtype)
+
+
+def _unblocked(block: npt.NDArray[Any], order: list[int], out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if block is not out:
+        out[...] = block.transpose(np.argsort(order))
+    return out
 
 
 def _axis_positions(index_map: FloatArray, shape: tuple[int, int, int], order: list[int]) -> list[FloatArray]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,13 @@ def test_units_are_those_the_header_names(tmp_path: Path) -> None:
 def test_a_short_file_is_refused(tmp_path: Path, kept: int) -> None:
     path = saved(tmp_path / "mask.nii")
     path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(MaskUnreadable):
+        read_label_map(path)
+
+
+@pytest.mark.parametrize("offset", [0.0, 200.0])
+def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, offset: float) -> None:
+    path = patched(saved(tmp_path / "mask.nii"), 108, struct.pack("<f", offset))
     with pytest.raises(MaskUnreadable):
         read_label_map(path)
 

@@ -9,8 +9,6 @@ nothing. For the same reason a decoder's refusal is final: others would decode t
 
 from __future__ import annotations
 
-import io
-import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +37,7 @@ from spine_etl.dicom.header import (
     scan_file,
 )
 from spine_etl.dicom.hounsfield import Hounsfield, Pixels, to_hounsfield
-from spine_etl.digest import hasher
+from spine_etl.digest import DigestedFile
 from spine_etl.errors import DecodeFailed, DicomUnreadable
 
 _ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE  # as read little endian
@@ -58,34 +56,6 @@ class Slice:
     digest: str
 
 
-class _DigestedFile:
-    """A file read from front to back, with a running digest of all that was read."""
-
-    def __init__(self, file: io.FileIO) -> None:
-        self._file, self._running = file, hasher()
-
-    @property
-    def size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    @property
-    def digest(self) -> str:
-        return self._running.hexdigest()
-
-    def read(self, size: int = -1, /) -> bytes:
-        content = self._file.read(size)
-        self._running.update(content)
-        return content
-
-    def fill(self, room: memoryview) -> int:
-        """Read until the room is full or the file ends; returns the bytes read."""
-        filled = 0
-        while filled < len(room) and (count := self._file.readinto(room[filled:])):
-            filled += count
-        self._running.update(room[:filled])
-        return filled
-
-
 def read_slice(path: Path, slot: Hounsfield | None = None) -> Slice:
     """Read one file.
 
@@ -101,14 +71,14 @@ def read_slice(path: Path, slot: Hounsfield | None = None) -> Slice:
     """
     try:
         with path.open("rb", buffering=0) as raw:
-            file = _DigestedFile(raw)
+            file = DigestedFile(raw)
             header, pixels, decoder = _read(file, path.name, slot)
             return Slice(path.name, header, _place(to_hounsfield(pixels, header), slot), decoder, file.digest)
     except OSError as error:
         raise DicomUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def _read(file: _DigestedFile, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:
+def _read(file: DigestedFile, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:
     block, found = scan_file(file)
     header = None if found is None else parse(found.values, found.transfer_syntax, name=name)
     if header is not None and found is not None and _is_plain(found, header):
@@ -148,7 +118,7 @@ def _is_plain(found: Scan, header: Header) -> bool:
 
 
 def _read_plain(
-    file: _DigestedFile, block: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None
+    file: DigestedFile, block: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None
 ) -> Pixels:
     """Uncompressed pixels straight into their place: the end of the block first, then from the file."""
     expected = header.rows * header.columns * 2

@@ -56,10 +56,6 @@ class RowArray:
     def key(self, row: int) -> str:
         return f"{self.name}/c/{row}" + "/0" * len(self.row_shape)
 
-    def empty(self) -> npt.NDArray[Any]:
-        """One row's voxels before anything is known: air, no label."""
-        return np.full(self.row_shape, self.fill, self.dtype)
-
     def encode(self, voxels: npt.NDArray[Any]) -> bytes:
         """One row's voxels as its object: blosc (lz4, byte shuffle), then CRC-32C, as in the metadata."""
         if voxels.shape != self.row_shape or voxels.dtype != self.dtype:
