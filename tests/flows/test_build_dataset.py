@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -173,6 +174,50 @@ def test_help_answers_at_once() -> None:
         return time.monotonic() - began
 
     assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_a_given_cluster_does_the_work(phantom: Path, undisturbed: Path, tmp_path: Path) -> None:
+    dask = [sys.executable, "-m", "dask"]
+    file = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen([*dask, "scheduler", *listen], **quiet)
+    join = ["--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+    workers = subprocess.Popen([*dask, "worker", *join], **quiet)
+    try:
+        deadline = time.monotonic() + 60
+        while not file.is_file() or not file.stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        base = [sys.executable, "-m", "flows.build_dataset", "--source", str(phantom), "--recipe", "quick"]
+        asked = [*base, "--store", str(tmp_path / "store"), "--dask", address, "--json"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        line = json.loads(done.stdout)
+        assert line["processed"] == 5
+        assert line["root_digest"] == open_store(undisturbed).root_digest
+    finally:
+        for process in (workers, scheduler):
+            process.terminate()
+            process.wait()
+
+
+def test_the_run_leaves_its_table_with_prefect(phantom: Path, tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    asked = command(phantom, tmp_path / "store")
+    done = subprocess.run(
+        asked, capture_output=True, timeout=400, env={**os.environ, "PREFECT_HOME": str(home)}
+    )
+    assert done.returncode == 0
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        kind, data = database.execute(
+            "select type, data from artifact where key = 'build-dataset'"
+        ).fetchone()
+        states = database.execute("select state_name from task_run").fetchall()
+    assert kind == "table"
+    assert data.count('\\"outcome\\": \\"stored\\"') == 5
+    assert states == [("Stored",)] * 5
 
 
 def test_levels_without_a_crop_are_air(undisturbed: Path) -> None:
