@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from flows.summary import Summary
     from spine_etl.store.record import Record
 
+_INTERRUPTED = "Interrupted. What is stored is kept; run the same command again to go on."
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps({"error": error.as_dict()}))
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. What is stored is kept; run the same command again to go on.", file=sys.stderr)
+        _say(_INTERRUPTED)
         return 130
     _tell(summary, options.store)
     if options.json:
@@ -84,8 +86,29 @@ def _build(options: argparse.Namespace) -> Summary:
     _settle_prefect()
     from flows.build import run_planned
 
-    with _progress(count) as progress:
+    with _progress(count) as progress, _interruptible():
         return run_planned(plan, workers, options.dask, progress, began)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the run at once. Prefect and Dask would wait for each other; nothing here needs a
+    goodbye, since every write is whole or not there."""
+    import psutil
+
+    def stop(*_: object) -> None:
+        show_cursor = "\033[?25h" if sys.stderr.isatty() else ""
+        _say(f"{show_cursor}\n{_INTERRUPTED}")
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _settle_prefect() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,14 +36,26 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
             with Client(scheduler, timeout=30) as client:
                 yield client
             return
-        with (
-            LocalCluster(
+        with _deaf_to_interrupts():
+            cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+            )
+        with cluster, Client(cluster) as client:
             yield client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started here ignores Ctrl-C, which a terminal sends to all: the parent decides for them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread; elsewhere there is no terminal either
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

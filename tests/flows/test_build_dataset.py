@@ -121,23 +121,39 @@ def test_a_bad_study_is_refused_and_stops_no_other(phantom: Path, tmp_path: Path
     assert (code, line["processed"], line["unchanged"], line["refused"], line["version"]) == (3, 0, 3, 2, 1)
 
 
-def test_killed_in_the_middle_it_resumes_to_the_same_dataset(
+def stop_after(records: int, source: Path, store: Path, kind: signal.Signals) -> tuple[int, str]:
+    """Start a build, signal its whole group once that many studies are done; its status and last words."""
+    running = subprocess.Popen(
+        command(source, store),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 200
+    while len(list(store.glob("studies/*/record.json"))) < records:
+        assert time.monotonic() < deadline
+        assert running.poll() is None, "it ended before it could be stopped"
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, kind)
+    _, told = running.communicate(timeout=30)
+    return running.returncode, told
+
+
+def test_stopped_in_the_middle_it_resumes_to_the_same_dataset(
     phantom: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    running = subprocess.Popen(
-        command(phantom, store), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while len(list(store.glob("studies/*/record.json"))) < 2:
-        assert time.monotonic() < deadline
-        assert running.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    status, told = stop_after(1, phantom, store, signal.SIGINT)
+    assert status == 130
+    assert "run the same command again" in told
+    assert "Traceback" not in told
+    status, _ = stop_after(3, phantom, store, signal.SIGKILL)
+    assert status == -signal.SIGKILL
     kept = len(list(store.glob("studies/*/record.json")))
-    assert kept < 5
+    assert 3 <= kept < 5
     assert not (store / "versions/1/zarr.json").exists()
     code, line, _ = build(phantom, store)
     assert (code, line["unchanged"], line["processed"]) == (0, kept, 5 - kept)
