@@ -29,7 +29,13 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": TRIES - 1,
         "distributed.admin.tick.limit": "30s",  # a worker in a long numba call is not a fault
-        "distributed.worker.daemon": True,
+        # Workers keep the memory of a study for the next one: handing 300 MB back and getting it anew,
+        # page by page, costs as much as sampling the crops.
+        "distributed.nanny.pre-spawn-environ": {
+            **dask.config.get("distributed.nanny.pre-spawn-environ"),
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+        },
     }
     with dask.config.set(settings):
         if scheduler:

@@ -6,7 +6,7 @@ The stages know nothing of each other; they meet here, in millimetres.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.crops import (
-    LevelBox,
     box_levels,
     boxes_in_crop,
     check_labels,
@@ -80,18 +79,20 @@ def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: i
 
 @dataclass(frozen=True)
 class StudyCrops:
-    """What is cut from one study.
+    """What is cut from one study; the CT itself is let go.
 
     ``voxels`` holds the row's arrays by name (`spine_etl.store.schema.OBJECTS`); a level without a crop is
-    air without labels there. ``grids`` and ``located`` hold the levels that the mask shows, by name.
+    air without labels there. ``grids`` holds the levels that the mask shows, by name.
     """
 
-    volume: Volume
-    mask: LabelMap | None
     voxels: dict[str, npt.NDArray[Any]]
     grids: dict[str, Grid]
-    located: dict[str, LevelBox]
     overview: Grid
+    levels: dict[str, LevelRecord]
+    boxes: tuple[BoxRecord, ...]
+    masked: bool
+    facts: Mapping[str, object]
+    warnings: tuple[str, ...]
     source_digest: str
 
 
@@ -106,15 +107,43 @@ def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
     if study.problem:
         raise study.problem
     volume, mask = _read(study, threads)
-    grids: dict[str, Grid] = {}
-    located: dict[str, LevelBox] = {}
     if mask:
         check_labels(mask, recipe)
         check_overlap(mask, volume.grid)
-        grids = crop_grids(mask, recipe)
-        found = find_levels(mask)
-        located = {level: found[recipe.levels[level]] for level in grids}
+    grids = crop_grids(mask, recipe) if mask else {}
     overview = overview_grid(volume.grid, recipe)
+    return StudyCrops(
+        voxels=_sample(volume, mask, recipe, grids, overview, threads),
+        grids=grids,
+        overview=overview,
+        levels={level: _level_record(level, recipe, volume, mask, grids) for level in recipe.levels},
+        boxes=_box_records(study, recipe, volume, mask, grids),
+        masked=mask is not None,
+        facts=volume.facts,
+        warnings=volume.warnings,
+        source_digest=_combined(study, volume.source_digest, mask.source_digest if mask else ""),
+    )
+
+
+def _read(study: Study, threads: int) -> tuple[Volume, LabelMap | None]:
+    """The CT and its mask, side by side where there are threads for both."""
+    if study.mask is None or threads == 1:
+        volume = read_series(study.folder, threads=threads)
+        return volume, read_label_map(study.mask) if study.mask else None
+    with ThreadPoolExecutor(1) as pool:
+        mask = pool.submit(read_label_map, study.mask)
+        return read_series(study.folder, threads=threads), mask.result()
+
+
+def _sample(
+    volume: Volume,
+    mask: LabelMap | None,
+    recipe: Recipe,
+    grids: Mapping[str, Grid],
+    overview: Grid,
+    threads: int,
+) -> dict[str, npt.NDArray[Any]]:
+    """The row's arrays by name, each voxel written once: sampled, or air without a label."""
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     for index, level in enumerate(recipe.levels):
         image, labels = voxels["image"][index], voxels["mask"][index]
@@ -129,18 +158,7 @@ def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
         sample_labels(mask, overview, out=voxels["overview/mask"], threads=threads)
     else:
         voxels["overview/mask"].fill(0)
-    digest = _combined(study, volume.source_digest, mask.source_digest if mask else "")
-    return StudyCrops(volume, mask, voxels, grids, located, overview, digest)
-
-
-def _read(study: Study, threads: int) -> tuple[Volume, LabelMap | None]:
-    """The CT and its mask, side by side where there are threads for both."""
-    if study.mask is None or threads == 1:
-        volume = read_series(study.folder, threads=threads)
-        return volume, read_label_map(study.mask) if study.mask else None
-    with ThreadPoolExecutor(1) as pool:
-        mask = pool.submit(read_label_map, study.mask)
-        return read_series(study.folder, threads=threads), mask.result()
+    return voxels
 
 
 def source_digest(study: Study, *, threads: int = 1) -> str:
@@ -178,34 +196,35 @@ def _record(study: Study, recipe: Recipe, crops: StudyCrops, row: int, digests: 
         source_digest=crops.source_digest,
         row=row,
         digests=digests,
-        mask_source="given" if crops.mask else "none",
-        levels={level: _level_record(level, crops) for level in recipe.levels},
+        mask_source="given" if crops.masked else "none",
+        levels=crops.levels,
         overview_origin_mm=crops.overview.origin_mm,
         fracture=study.labels or {},
-        boxes=_box_records(study, recipe, crops),
-        facts=dict(crops.volume.facts),
-        warnings=crops.volume.warnings,
+        boxes=crops.boxes,
+        facts=dict(crops.facts),
+        warnings=crops.warnings,
     )
 
 
-def _level_record(level: str, crops: StudyCrops) -> LevelRecord:
-    if level not in crops.grids:
-        return LevelRecord(status="absent" if crops.mask else "unlocated")
-    grid = crops.grids[level]
+def _level_record(
+    level: str, recipe: Recipe, volume: Volume, mask: LabelMap | None, grids: Mapping[str, Grid]
+) -> LevelRecord:
+    if mask is None or level not in grids:
+        return LevelRecord(status="absent" if mask else "unlocated")
     return LevelRecord(
         status="located",
-        origin_mm=grid.origin_mm,
-        coverage=coverage(crops.volume.grid, grid),
-        volume_mm3=crops.located[level].volume_mm3,
+        origin_mm=grids[level].origin_mm,
+        coverage=coverage(volume.grid, grids[level]),
+        volume_mm3=find_levels(mask)[recipe.levels[level]].volume_mm3,
     )
 
 
-def _box_records(study: Study, recipe: Recipe, crops: StudyCrops) -> tuple[BoxRecord, ...]:
-    if not study.boxes:
-        return ()
+def _box_records(
+    study: Study, recipe: Recipe, volume: Volume, mask: LabelMap | None, grids: Mapping[str, Grid]
+) -> tuple[BoxRecord, ...]:
     none: Sequence[str | None] = [None] * len(study.boxes)
-    levels = box_levels(study.boxes, crops.volume, crops.mask, recipe) if crops.mask else none
-    corners = {level: boxes_in_crop(study.boxes, crops.volume, grid) for level, grid in crops.grids.items()}
+    levels = box_levels(study.boxes, volume, mask, recipe) if mask else none
+    corners = {level: boxes_in_crop(study.boxes, volume, grid) for level, grid in grids.items()}
     return tuple(
         BoxRecord(
             x=box.x,
