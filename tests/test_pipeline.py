@@ -237,9 +237,7 @@ def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: P
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("name", "code"), [("duplicate_positions", "SLICE_GAP"), ("slice_gap", "SLICE_GAP")]
-)
+@pytest.mark.parametrize(("name", "code"), [("duplicate_positions", "SLICE_GAP"), ("slice_gap", "SLICE_GAP")])
 def test_real_faults_are_refused_by_name(real_data: Path, tmp_path: Path, name: str, code: str) -> None:
     record = process_study(Study(name, real_data / name), StoreWriter(tmp_path, QUICK))
     assert record.refusal is not None
