@@ -1,0 +1,29 @@
+"""The product: `process_study`, with all it does besides: digests, checksums, fsync, the study's record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from numcodecs import blosc
+
+from spine_etl.pipeline import process_study
+from spine_etl.recipe import Recipe
+from spine_etl.resample import warm_up
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import Study
+from tests.benchmarks.peers import THREADS, Crops
+
+
+def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
+    warm_up()
+    blosc.set_nthreads(THREADS)
+    writer = StoreWriter(out, recipe)
+
+    def run() -> Crops:
+        record = process_study(study, writer, threads=THREADS)
+        assert record.refusal is None
+        content = writer.location.read(writer.arrays["image"].key(record.row or 0))
+        return lambda: dict(zip(recipe.levels, writer.arrays["image"].decode(content), strict=True))
+
+    return run

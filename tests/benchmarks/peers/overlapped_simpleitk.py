@@ -1,0 +1,23 @@
+"""The same by someone who also sees that the mask can be read beside the slices, in the other thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from spine_etl.recipe import Recipe
+from spine_etl.studies import Study
+from tests.benchmarks.peers import Crops
+from tests.benchmarks.peers.expert_simpleitk import cut, read_mask, read_series, settle
+
+
+def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
+    settle()
+
+    def run() -> Crops:
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read_mask, study)
+            return cut(read_series(study), *reading.result(), recipe, out)
+
+    return run

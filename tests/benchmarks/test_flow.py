@@ -1,0 +1,102 @@
+"""What the flow costs beside the work: studies a minute on two workers against a bare loop."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from spine_etl.phantom import write_phantom
+from spine_etl.pipeline import process_study
+from spine_etl.recipe import Recipe
+from spine_etl.resample import warm_up
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import discover_studies
+from tests.benchmarks.contest import ROOT, show
+
+pytestmark = pytest.mark.benchmark
+
+STUDIES, DISTINCT, SLICES, SIZE, WORKERS, ROUNDS = 40, 8, 160, 256, 2, 3
+GOAL = 1.6
+
+
+def test_forty_studies(recipe: Recipe, recipe_file: Path, tmp_path: Path) -> None:
+    source = _source(tmp_path / "source")
+    warm_up()
+    pairs = []
+    for _ in range(ROUNDS):
+        loop = _loop(source, recipe, tmp_path / "store")
+        flow, start, end = _flow(source, recipe_file, tmp_path / "store")
+        pairs.append((loop, flow, start, end))
+    gain = median(flow / loop for loop, flow, _, _ in pairs)
+    loop, flow, start, end = (median(figures) for figures in zip(*pairs, strict=True))
+    show(
+        f"{STUDIES} studies of {SLICES} slices of {SIZE}x{SIZE}, {WORKERS} workers against a bare loop",
+        ("", "studies a minute", "s a study", "s to the first", "s after the last"),
+        [("loop", loop, 60 / loop, 0.0, 0.0), ("flow", flow, 60 / flow, start, end)],
+    )
+    print(f"flow / loop: {gain:.2f}")
+    assert gain >= 0.6 * GOAL
+
+
+def _source(folder: Path) -> Path:
+    """As many studies as wanted, a few of which are distinct: the others are links to the same files."""
+    written = write_phantom(folder, DISTINCT, 5, transfer_syntax="explicit", slices=SLICES, size=SIZE)
+    for study in written:
+        mask = folder / "segmentations" / f"{study.uid}.nii"
+        for copy in range(1, STUDIES // DISTINCT):
+            images = folder / "train_images"
+            shutil.copytree(images / study.uid, images / f"{study.uid}.{copy}", copy_function=os.link)
+            if mask.exists():
+                os.link(mask, mask.with_name(f"{study.uid}.{copy}.nii"))
+    return folder
+
+
+def _loop(source: Path, recipe: Recipe, store: Path) -> float:
+    """Studies a minute of `process_study`, one after another, in this process."""
+    shutil.rmtree(store, ignore_errors=True)
+    writer = StoreWriter(store, recipe)
+    studies = discover_studies(source, list(recipe.levels))
+    process_study(studies[0], writer)
+    os.sync()
+    began = time.perf_counter()
+    for row, study in enumerate(studies[1:], start=1):
+        assert process_study(study, writer, row).refusal is None
+    return 60 * (len(studies) - 1) / (time.perf_counter() - began)
+
+
+def _flow(source: Path, recipe_file: Path, store: Path) -> tuple[float, float, float]:
+    """Studies a minute between the first that was done and the last; seconds before, and after."""
+    shutil.rmtree(store, ignore_errors=True)
+    os.sync()
+    began = time.perf_counter()
+    done = list(_done_at(source, recipe_file, store))
+    ended = time.perf_counter()
+    assert len(done) == STUDIES
+    return 60 * (len(done) - 1) / (done[-1] - done[0]), done[0] - began, ended - done[-1]
+
+
+def _done_at(source: Path, recipe_file: Path, store: Path) -> Iterator[float]:
+    """When each study was done, as the progress lines tell."""
+    command = [sys.executable, "-m", "flows.build_dataset", "--source", source, "--store", store]
+    command += ["--recipe", recipe_file, "--workers", WORKERS]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if re.match(rf"\d+/{STUDIES} ", line):
+                yield time.perf_counter()
+    assert process.returncode == 0

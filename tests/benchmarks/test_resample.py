@@ -1,0 +1,120 @@
+"""The crops and the overview of one study, sampled from a volume that is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK
+import torch
+from scipy import ndimage
+
+from spine_etl.crops import crop_grids, overview_grid
+from spine_etl.dicom import read_series
+from spine_etl.geometry import Grid
+from spine_etl.nifti import read_label_map
+from spine_etl.recipe import Recipe
+from spine_etl.resample import sample_image
+from spine_etl.studies import Study
+from spine_etl.volume import AIR_HU, Volume
+from tests.benchmarks.contest import ratio, show, take_turns, typical
+from tests.benchmarks.peers import THREADS
+
+pytestmark = pytest.mark.benchmark
+
+ROUNDS = 5
+Sampler = Callable[[Grid], npt.NDArray[Any]]
+
+
+def test_the_crops_of_a_study(study: Callable[[Any], Study], recipe: Recipe) -> None:
+    one = study("explicit")
+    assert one.mask
+    volume = read_series(one.folder)
+    crops = list(crop_grids(read_label_map(one.mask), recipe).values())
+    samplers = _samplers(volume)
+    _assert_same(samplers, crops[3])
+    _race("Seven crops, 20.6 million voxels", samplers, crops)
+    _race("One overview, 0.8 million voxels, a sixth as fine", samplers, [overview_grid(volume.grid, recipe)])
+
+
+def _race(title: str, samplers: dict[str, Sampler], targets: list[Grid]) -> None:
+    def job(sampler: Sampler) -> Callable[[], Any]:
+        return lambda: [sampler(target) for target in targets]
+
+    turns = take_turns({name: job(sampler) for name, sampler in samplers.items()}, ROUNDS)
+    show(
+        f"{title}, {THREADS} threads",
+        ("sampler", "ms", "CPU ms", "x ours"),
+        [
+            (name, 1e3 * typical(taken), 1e3 * typical(taken, "cpu"), ratio(taken, turns["ours"]))
+            for name, taken in turns.items()
+        ],
+    )
+    if len(targets) > 1:
+        assert ratio(turns["SimpleITK"], turns["ours"]) > 1.0
+        assert ratio(turns["scipy affine_transform"], turns["ours"]) > 5.0
+
+
+def _samplers(volume: Volume) -> dict[str, Sampler]:
+    """Ours averages where the target is coarser; the others take two neighbours an axis at any step."""
+    return {
+        "ours": lambda target: sample_image(volume, target, threads=THREADS),
+        "SimpleITK": _by_simpleitk(volume),
+        "torch grid_sample": _by_torch(volume),
+        "scipy affine_transform": lambda target: _by_scipy(volume, target),
+    }
+
+
+def _by_simpleitk(volume: Volume) -> Sampler:
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
+    image = SimpleITK.GetImageFromArray(volume.voxels)
+    _place(image, volume.grid)
+
+    def sample(target: Grid) -> npt.NDArray[Any]:
+        like = SimpleITK.Image(target.shape[::-1], SimpleITK.sitkInt16)
+        _place(like, target)
+        linear = SimpleITK.sitkLinear
+        sampled = SimpleITK.Resample(image, like, SimpleITK.Transform(), linear, float(AIR_HU))
+        return SimpleITK.GetArrayViewFromImage(sampled).copy()
+
+    return sample
+
+
+def _place(image: Any, grid: Grid) -> None:
+    image.SetOrigin(grid.origin_mm)
+    image.SetSpacing(grid.spacing_mm[::-1].tolist())
+    image.SetDirection((grid.affine[:3, 2::-1] / grid.spacing_mm[::-1]).ravel().tolist())
+
+
+def _by_torch(volume: Volume) -> Sampler:
+    torch.set_num_threads(THREADS)
+    above_air = torch.from_numpy(volume.voxels.astype(np.float32) - AIR_HU)[None, None]
+    last = torch.tensor(volume.grid.shape, dtype=torch.float32) - 1
+
+    def sample(target: Grid) -> npt.NDArray[Any]:
+        index_map = torch.from_numpy(target.index_map_to(volume.grid)).float()
+        axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in target.shape), indexing="ij")
+        places = torch.stack(axes, dim=-1) @ index_map[:3, :3].T + index_map[:3, 3]
+        places = (2 * places / last - 1).flip(-1)[None]
+        hu = torch.nn.functional.grid_sample(above_air, places, align_corners=True)[0, 0] + AIR_HU
+        return hu.round().to(torch.int16).numpy()
+
+    return sample
+
+
+def _by_scipy(volume: Volume, target: Grid) -> npt.NDArray[Any]:
+    index_map = target.index_map_to(volume.grid)
+    # A matrix with a row of its own for each axis takes scipy's faster path.
+    matrix = np.diag(index_map[:3, :3]) if np.count_nonzero(index_map[:3, :3]) == 3 else index_map[:3, :3]
+    return ndimage.affine_transform(
+        volume.voxels, matrix, index_map[:3, 3], target.shape, np.int16, order=1, cval=AIR_HU
+    )
+
+
+def _assert_same(samplers: dict[str, Sampler], target: Grid) -> None:
+    expected = samplers["ours"](target).astype(np.int32)
+    for name, sampler in samplers.items():
+        assert np.median(np.abs(sampler(target) - expected)) < 10, name
