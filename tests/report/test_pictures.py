@@ -151,7 +151,9 @@ def stored(tmp_path: Path) -> Store:
 
 
 def _stored_record(writer: StoreWriter, uid: str, masked: bool) -> Record:
-    voxels = {name: array.empty() for name, array in row_arrays(RECIPE).items()}
+    voxels = {
+        name: np.full(array.row_shape, array.fill, array.dtype) for name, array in row_arrays(RECIPE).items()
+    }
     voxels["mask"][0, 6:10, 8:16, 10:22] = 1 if masked else 0
     row, digests = writer.write_row(0, voxels)
     located = LevelRecord(status="located", origin_mm=(0, 0, 0), coverage=0.75, volume_mm3=1.0)
