@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from numcodecs import blosc
 
 from spine_etl.pipeline import process_study
@@ -23,7 +25,11 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
     def run() -> Crops:
         record = process_study(study, writer, threads=THREADS)
         assert record.refusal is None
-        content = writer.location.read(writer.arrays["image"].key(record.row or 0))
-        return lambda: dict(zip(recipe.levels, writer.arrays["image"].decode(content), strict=True))
+        return lambda: dict(zip(recipe.levels, _stored(writer, record.row or 0), strict=True))
 
     return run
+
+
+def _stored(writer: StoreWriter, row: int) -> npt.NDArray[np.int16]:
+    image = writer.arrays["image"]
+    return image.decode(writer.location.read(image.key(row)))

@@ -1,0 +1,1 @@
+"""Training, prediction and explanation on committed stores; knows no DICOM, Prefect or Dask."""

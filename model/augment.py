@@ -1,0 +1,256 @@
+"""Augmentation in two steps: draw the parameters, a handful of numbers, then apply them on the device.
+
+Every sample's parameters, its noise too, come from its own seed (`Batch.seed`) and from nothing else: neither
+batch size nor rank nor the place where a run was resumed changes what a study is turned into. Mixup alone
+looks at the neighbour in the batch.
+
+In-plane only: the affine turns, scales and shifts each axial slice and leaves z alone, so the labels of
+slices and their positions stay true. A flip mirrors left and right; labels need no swap, since every level
+lies on the midline. Flip and intensity are drawn once for a study, what else there is for each crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import grid_sample
+
+from spine_etl.volume import AIR_HU
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How far augmentation goes. A value of 0 switches its part off.
+
+    Parameters
+    ----------
+    rotation_degrees, scale, shift
+        Uniform between minus and plus this: in-plane angle, relative size, share of the crop's width and
+        height.
+    flip
+        Probability of a left-right flip.
+    gain, offset_hu
+        Uniform between minus and plus this: relative change of HU above air, HU added.
+    noise_hu
+        Standard deviation of white noise, uniform from 0 to this.
+    cutout, cutout_size
+        Probability that a crop loses a rectangle, through all its slices, to air; greatest share of its
+        width and height.
+    shuffle, shuffle_places
+        Probability that a crop's sequence of slices is shuffled locally; no slice moves that many places.
+    mixup_alpha
+        Parameter of the Beta distribution that mixes each sample with its neighbour.
+    """
+
+    rotation_degrees: float = 15.0
+    scale: float = 0.1
+    shift: float = 0.05
+    flip: float = 0.5
+    gain: float = 0.1
+    offset_hu: float = 30.0
+    noise_hu: float = 20.0
+    cutout: float = 0.25
+    cutout_size: float = 0.3
+    shuffle: float = 0.25
+    shuffle_places: int = 3
+    mixup_alpha: float = 0.0
+
+
+NONE = Settings(
+    rotation_degrees=0, scale=0, shift=0, flip=0, gain=0, offset_hu=0, noise_hu=0, cutout=0, shuffle=0
+)  # fmt: skip
+"""Changes nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentParameters:
+    """What is done to each sample; tensors on the host, since `apply` looks at their values.
+
+    Attributes
+    ----------
+    rotation_degrees, scale
+        float32 (b, level): content turns by the angle from +x towards +y, then grows by the factor ``scale``.
+    shift
+        float32 (b, level, 2): content then moves by this share of the crop's y and x extent.
+    flip
+        bool (b,): left and right are then exchanged.
+    gain, offset_hu
+        float32 (b,): HU becomes (HU - air) * gain + air + offset.
+    noise_hu
+        float32 (b,): standard deviation.
+    noise_seed
+        int64 (b,).
+    cutout
+        float32 (b, level, 4): y0, x0, y1, x1 as shares of the crop; empty where both ends are equal.
+    order
+        int64 (b, level, position): which slice of the sequence comes to each place.
+    mixup
+        float32 (b,): each sample's own share; the rest is the previous one's in the batch.
+    """
+
+    rotation_degrees: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+    flip: torch.Tensor
+    gain: torch.Tensor
+    offset_hu: torch.Tensor
+    noise_hu: torch.Tensor
+    noise_seed: torch.Tensor
+    cutout: torch.Tensor
+    order: torch.Tensor
+    mixup: torch.Tensor
+
+
+def draw(seeds: torch.Tensor, levels: int, positions: int, settings: Settings) -> AugmentParameters:
+    """Parameters for samples with those seeds (int64 (b,)), crops and slices in a sequence.
+
+    A pure function: the same seed gives the same parameters in any batch.
+    """
+    samples = [_draw_sample(int(seed), levels, positions, settings) for seed in seeds.tolist()]
+    return AugmentParameters(
+        **{name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    )
+
+
+def _draw_sample(
+    seed: int, levels: int, positions: int, settings: Settings
+) -> dict[str, npt.NDArray[np.generic]]:
+    # Everything is drawn, used or not: switching one part off leaves the others as they were.
+    random = np.random.default_rng(seed)
+    noise_seed = np.int64(random.integers(2**63))
+    flip, share = random.random(2)
+    gain, offset = random.uniform(-1, 1, 2)
+    turn, size = random.uniform(-1, 1, (2, levels))
+    shift = random.uniform(-1, 1, (levels, 2))
+    cut, reorder = random.random((2, levels))
+    order = np.arange(positions) + np.where(reorder < settings.shuffle, settings.shuffle_places, 0)[
+        :, None
+    ] * random.random((levels, positions))
+    cutout = _rectangles(random.random((levels, 2)), random.random((levels, 2)), settings.cutout_size)
+    mixup = random.beta(settings.mixup_alpha, settings.mixup_alpha) if settings.mixup_alpha else 1.0
+    values = {
+        "rotation_degrees": turn * settings.rotation_degrees,
+        "scale": 1 + size * settings.scale,
+        "shift": shift * settings.shift,
+        "gain": 1 + gain * settings.gain,
+        "offset_hu": offset * settings.offset_hu,
+        "noise_hu": share * settings.noise_hu,
+        "cutout": np.where((cut < settings.cutout)[:, None], cutout, 0),
+        "mixup": mixup,
+    }
+    return {name: np.asarray(value, np.float32) for name, value in values.items()} | {
+        "flip": np.asarray(flip < settings.flip),
+        "noise_seed": np.asarray(noise_seed),
+        "order": np.argsort(order, axis=1, kind="stable"),
+    }
+
+
+def _rectangles(
+    place: npt.NDArray[np.float64], size: npt.NDArray[np.float64], most: float
+) -> npt.NDArray[np.float64]:
+    """(level, 4): rectangles y0, x0, y1, x1 of up to that size that lie inside the unit square."""
+    size = size * most
+    low = place * (1 - size)
+    return np.concatenate([low, low + size], axis=1)
+
+
+def apply(
+    image: torch.Tensor, mask: torch.Tensor, parameters: AugmentParameters
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Affine, flip, intensity, noise and cutout, in that order; the mask takes part in the first two.
+
+    Parameters
+    ----------
+    image
+        (b, level, z, y, x) HU, int16 or float.
+    mask
+        (b, level, z, y, x) uint8 labels.
+    parameters
+        From `draw`, for b samples.
+
+    Returns
+    -------
+    image, mask
+        float32 HU (linear interpolation, air beyond the crop) and uint8 (nearest; 0 beyond). The inputs are
+        left as they are; what is not changed may share their memory.
+    """
+    values = image.float() - AIR_HU  # air is zero here, as it is beyond the crop
+    if _warps(parameters):
+        grid = _grid(parameters, image.shape, image.device)
+        values = _sampled(values, grid, "bilinear")
+        mask = _sampled(mask.float(), grid, "nearest").to(torch.uint8)
+    if parameters.flip.any():
+        flip = _wide(parameters.flip, image)
+        values = torch.where(flip, values.flip(-1), values)
+        mask = torch.where(flip, mask.flip(-1), mask)
+    values = values.mul_(_wide(parameters.gain, image)).add_(_wide(parameters.offset_hu, image) + AIR_HU)
+    _add_noise(values, parameters)
+    return _cut_out(values, parameters.cutout), mask
+
+
+def shuffle_slices(sequence: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+    """A sequence (b, level, position, ...) in its drawn order; slice labels need the same call."""
+    order = parameters.order.to(sequence.device)
+    b, level = (torch.arange(n, device=sequence.device) for n in sequence.shape[:2])
+    return sequence[b[:, None, None], level[:, None], order]
+
+
+def mix(values: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+    """Mixup (Zhang et al. 2018) of float values (b, ...): images and labels alike, each with the previous."""
+    share = parameters.mixup.to(values.device, values.dtype).view(-1, *[1] * (values.ndim - 1))
+    return share * values + (1 - share) * values.roll(1, 0)
+
+
+def _wide(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """(b,) on the host to (b, 1, 1, 1, 1) beside the image."""
+    return values.to(image.device).view(-1, 1, 1, 1, 1)
+
+
+def _warps(parameters: AugmentParameters) -> bool:
+    still = (parameters.rotation_degrees == 0).all() and (parameters.scale == 1).all()
+    return not (bool(still) and bool((parameters.shift == 0).all()))
+
+
+def _grid(parameters: AugmentParameters, shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """(b * level, y, x, 2): where in the input each pixel is read: x, y, -1 to 1 from face to face."""
+    height, width = shape[-2:]
+    angle = torch.deg2rad(parameters.rotation_degrees.double()).flatten()
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    scale = parameters.scale.double().flatten()
+    shift_y, shift_x = parameters.shift.double().flatten(0, 1).unbind(-1)
+    # Pixels are square, the crop is not: angles hold in pixels, so shares are scaled by height and width.
+    to_x = torch.stack([cosine, sine * height / width], -1) / scale[:, None]
+    to_y = torch.stack([-sine * width / height, cosine], -1) / scale[:, None]
+    inverse = torch.stack([to_x, to_y], 1)
+    offset = -inverse @ (2 * torch.stack([shift_x, shift_y], -1))[..., None]
+    theta = torch.cat([inverse, offset], -1).to(device, torch.float32)
+    return torch.nn.functional.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
+
+
+def _sampled(values: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    """The slices of a crop are channels: all are read at the same places."""
+    sampled = grid_sample(values.flatten(0, 1), grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return sampled.view(values.shape)
+
+
+def _add_noise(values: torch.Tensor, parameters: AugmentParameters) -> None:
+    generator = torch.Generator(values.device)
+    noisy = zip(values, parameters.noise_hu.tolist(), parameters.noise_seed.tolist(), strict=True)
+    for sample, sigma, seed in noisy:
+        if sigma > 0:
+            generator.manual_seed(seed)
+            sample.add_(torch.empty_like(sample).normal_(0, sigma, generator=generator))
+
+
+def _cut_out(values: torch.Tensor, cutout: torch.Tensor) -> torch.Tensor:
+    if not cutout.any():
+        return values
+    height, width = values.shape[-2:]
+    low_y, low_x, high_y, high_x = cutout.to(values.device)[:, :, None, :].unbind(-1)
+    y = (torch.arange(height, device=values.device) + 0.5) / height
+    x = (torch.arange(width, device=values.device) + 0.5) / width
+    rows, columns = (y >= low_y) & (y < high_y), (x >= low_x) & (x < high_x)
+    return values.masked_fill_((rows[..., :, None] & columns[..., None, :])[:, :, None], AIR_HU)

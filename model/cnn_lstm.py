@@ -1,0 +1,194 @@
+"""The network: slices -> CNN -> BiLSTM -> a logit for each vertebra and one for the patient.
+
+    slices (n, channels, y, x)  --SliceEncoder-->  32 features and a logit each
+    a vertebra's slices         --BiLSTM, pooled-->  a logit for the vertebra, by its level's own head
+    the vertebrae, in order     --BiLSTM, pooled-->  a logit for the patient
+
+The CNN sees located vertebrae alone: what lies in the crop of one that is not there reaches neither the
+logits nor the batch norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+_EMBEDDING = 32
+"""Features after the seeds' first linear layer (512 -> 32)."""
+_RARE = -2.0
+"""The logit at which slices and vertebrae start: few are fractured."""
+_EVIDENCE = 3.0
+"""Logits that one standard deviation of the seeds' scalar is worth at the start."""
+
+
+class NetworkSettings(BaseModel):
+    """What a network is built from; travels with its weights.
+
+    Parameters
+    ----------
+    encoder
+        ``resnet18``, ``resnet34`` or ``resnet50``: torchvision's, to the parameter count. ``narrow``: the
+        first two stages of a small one, whose features see 25 pixels and are pooled by their maximum. It
+        finds what is local, a line through bone, from few studies, and has no eye for the whole picture.
+    lstm_input
+        What of a slice the BiLSTM sees: its ``probability`` alone, as in the seeds, or its 32 ``features``.
+    hidden
+        Units of each direction of the BiLSTM.
+    dropout
+        Share of the pooled vertebra features that a training step leaves out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: Literal["resnet18", "resnet34", "resnet50", "narrow"] = "resnet34"
+    lstm_input: Literal["probability", "features"] = "features"
+    hidden: int = Field(default=256, ge=1, le=4096)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What the network says. Logits of vertebrae that are not located, and their slices', are 0.
+
+    ``columns`` (study, level + 1): the levels, then the patient. ``slices`` (study, level, slice).
+    """
+
+    columns: Tensor
+    slices: Tensor
+
+
+def resnet_trunk(encoder: str, channels: int) -> tuple[nn.Module, int]:
+    """MONAI's 2D ResNet without its fc, weights drawn at random, and the number of its features."""
+    from monai.networks.nets import resnet
+
+    plain: dict[str, Any] = {
+        "spatial_dims": 2, "n_input_channels": channels, "feed_forward": False, "bias_downsample": False,
+        "shortcut_type": "B",
+    }  # fmt: skip
+    if encoder == "narrow":
+        trunk = resnet.ResNet("basic", [1, 1, 1, 1], [32, 64, 64, 64], conv1_t_size=5, conv1_t_stride=2,
+                              no_max_pool=True, **plain)  # fmt: skip
+        trunk.layer3, trunk.layer4 = nn.Sequential(), nn.Sequential()
+        trunk.avgpool = nn.AdaptiveMaxPool2d((1, 1))  # type: ignore[assignment]
+        return trunk, 64
+    build = getattr(resnet, encoder)
+    return build(pretrained=False, conv1_t_stride=2, **plain), 2048 if encoder == "resnet50" else 512
+
+
+class SliceEncoder(nn.Module):
+    """A ResNet whose fc is the seeds': features -> 32 -> 1, each with batch norm and ReLU, then a logit."""
+
+    def __init__(self, encoder: str, channels: int) -> None:
+        super().__init__()
+        self.trunk, features = resnet_trunk(encoder, channels)
+        self.embed = nn.Sequential(nn.Linear(features, _EMBEDDING), nn.BatchNorm1d(_EMBEDDING), nn.ReLU())
+        self.squeeze = nn.Sequential(nn.Linear(_EMBEDDING, 1), nn.BatchNorm1d(1), nn.ReLU())
+        self.logit = nn.Linear(1, 1)
+        # What passes the last ReLU is evidence, in standard deviations of a batch norm: one of them must
+        # weigh enough to speak for a fracture from the start, and never against it.
+        nn.init.constant_(self.logit.weight, _EVIDENCE)
+        nn.init.constant_(self.logit.bias, _RARE)
+
+    def forward(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, channels, y, x) to features (n, 32) and logits (n,)."""
+        features = self.embed(self.trunk(slices))
+        return features, self.logit(self.squeeze(features))[:, 0]
+
+
+class CnnLstm(nn.Module):
+    """The whole network for ``levels`` vertebrae and views of ``channels`` channels."""
+
+    def __init__(self, settings: NetworkSettings, channels: int, levels: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.encoder = SliceEncoder(settings.encoder, channels)
+        self.sequence = SequenceHead(settings, levels)
+
+    def forward(self, views: Tensor, located: Tensor) -> Logits:
+        """``views`` (study, level, slice, channel, y, x) and ``located`` (study, level) to logits."""
+        features, slices = self.encode(views, located)
+        return Logits(self.sequence(features, slices, located), slices)
+
+    def encode(self, views: Tensor, located: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (study, level, slice, 32) and logits (study, level, slice), 0 where not located."""
+        count = views.shape[2]
+        there = views[located]
+        features, logits = self.encoder(there.flatten(0, 1))
+        features, logits = features.unflatten(0, (-1, count)), logits.unflatten(0, (-1, count))
+        return _placed(features.float(), located), _placed(logits.float(), located)
+
+
+class SequenceHead(nn.Module):
+    """The BiLSTM over a vertebra's slices, a head for each level, and the patient's over all levels.
+
+    Both start from what is known and learn a correction, which starts at zero. A vertebra's logit starts as
+    the mean of its slices' highest third; its level's head is a linear layer that all levels share plus one
+    of its own, so rare levels lean on what the others learned. The patient's starts as that of "any
+    vertebra is fractured" (one minus the product of the levels' negatives); its correction is from a second
+    BiLSTM, which reads the vertebrae from head to foot.
+    """
+
+    def __init__(self, settings: NetworkSettings, levels: int) -> None:
+        super().__init__()
+        inputs = _EMBEDDING + 1 if settings.lstm_input == "features" else 1
+        pooled = 4 * settings.hidden
+        self.lstm_input = settings.lstm_input
+        self.slice_lstm = nn.LSTM(inputs, settings.hidden, batch_first=True, bidirectional=True)
+        self.drop = nn.Dropout(settings.dropout)
+        self.shared = nn.Linear(pooled, 1)
+        self.own = nn.Linear(pooled, levels)
+        self.slices_weight = nn.Parameter(torch.ones(()))
+        self.level_lstm = nn.LSTM(pooled, settings.hidden, batch_first=True, bidirectional=True)
+        self.patient = nn.Linear(pooled, 1)
+        self.any_weight = nn.Parameter(torch.ones(()))
+        for layer in (self.shared, self.own, self.patient):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, slices: Tensor, located: Tensor) -> Tensor:
+        """What `CnnLstm.encode` returns, and ``located``, to logits (study, level + 1)."""
+        vertebrae = self._vertebrae(features, slices, located)
+        level_of = located.nonzero()[:, 1]
+        dropped = self.drop(vertebrae)
+        logits = self.shared(dropped)[:, 0] + self.own(dropped).gather(1, level_of[:, None])[:, 0]
+        logits = logits + self.slices_weight * _highest_third(slices[located])
+        levels = _placed(logits, located)
+        return torch.cat([levels, self._patient(_placed(vertebrae, located), levels, located)], dim=1)
+
+    def _vertebrae(self, features: Tensor, slices: Tensor, located: Tensor) -> Tensor:
+        """(located vertebra, 4 * hidden): mean and maximum of the BiLSTM's outputs over the slices."""
+        probability = slices[located].sigmoid()[..., None]
+        seen = probability if self.lstm_input == "probability" else torch.cat(
+            [features[located], probability], dim=-1
+        )  # fmt: skip
+        outputs, _ = self.slice_lstm(seen)
+        return torch.cat([outputs.mean(dim=1), outputs.amax(dim=1)], dim=-1)
+
+    def _patient(self, vertebrae: Tensor, levels: Tensor, located: Tensor) -> Tensor:
+        """(study, 1), from the vertebrae in order; one that is not located is zeros and is not pooled."""
+        outputs, _ = self.level_lstm(vertebrae)
+        absent = ~located[..., None]
+        count = located.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = outputs.masked_fill(absent, 0.0).sum(dim=1) / count
+        most = outputs.masked_fill(absent, -1.0).amax(dim=1)  # an LSTM's outputs lie between -1 and 1
+        # log(1 - none) - log(none), none = product of (1 - p): stable through the sum of softplus.
+        none = nn.functional.softplus(levels).masked_fill(~located, 0.0).sum(dim=1, keepdim=True)
+        any_level = none + torch.log(-torch.expm1(-none.clamp(min=1e-6)))
+        correction: Tensor = self.patient(self.drop(torch.cat([mean, most], dim=-1)))
+        return self.any_weight * any_level + correction
+
+
+def _highest_third(slices: Tensor) -> Tensor:
+    """(n, slice) to (n,): the mean of each row's highest third, at least one."""
+    return slices.topk(-(-slices.shape[1] // 3), dim=1).values.mean(dim=1)
+
+
+def _placed(values: Tensor, located: Tensor) -> Tensor:
+    """(located vertebra, ...) back into (study, level, ...), zeros elsewhere."""
+    whole = values.new_zeros((*located.shape, *values.shape[1:]))
+    whole[located] = values
+    return whole

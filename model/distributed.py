@@ -1,0 +1,153 @@
+"""Several processes as one: joining under torchrun, adding up over ranks, batch norm over all of them.
+
+Without torchrun every function here is what it is for one process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from spine_etl.errors import DeviceUnavailable
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the training: its rank, and how many there are."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and speaks."""
+        return self.rank == 0
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` (the GPU of this rank where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    DeviceUnavailable
+        If this machine has no such device.
+    """
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceUnavailable(f"there is no device named {name!r}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceUnavailable(f"{name} is neither cpu nor cuda.")
+    if device.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        if index >= gpus:
+            raise DeviceUnavailable(f"cuda:{index} was asked for; this machine has {gpus} CUDA devices.")
+        device = torch.device("cuda", index)
+    return device
+
+
+def join(device: torch.device) -> Ranks:
+    """Join the processes that torchrun started (NCCL between GPUs, gloo between CPUs)."""
+    if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return Ranks()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def leave(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        dist.destroy_process_group()
+
+
+def summed(value: Tensor, ranks: Ranks) -> Tensor:
+    """The sum over all ranks; no gradient passes."""
+    value = value.detach().clone()
+    if ranks.world > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def spread(module: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+    """The module as one whose gradients, and batch norms, are those of all ranks' samples together."""
+    if ranks.world == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )
+
+
+def with_joint_batch_norm(module: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+    """The module with batch norms over all ranks. torch's own need a GPU; `JointBatchNorm` is the CPU's."""
+    if ranks.world == 1:
+        return module
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.register_module(name, JointBatchNorm.like(child))
+        else:
+            with_joint_batch_norm(child, device, ranks)
+    return module
+
+
+class JointBatchNorm(nn.Module):
+    """Batch norm over the samples of all ranks, whatever each one's number; parameters as BatchNorm's."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, eps: float, momentum: float) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> JointBatchNorm:
+        joint = cls(norm.eps, norm.momentum or 0.1)
+        joint.weight, joint.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            joint.register_buffer(name, buffer)
+        return joint
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(n, channel, ...): normalised over n and the axes after the channel."""
+        mean, variance = self._moments(values) if self.training else (self.running_mean, self.running_var)
+        shape = (1, -1) + (1,) * (values.dim() - 2)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return values * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+    def _moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        axes = [0, *range(2, values.dim())]
+        count = values.new_full((1,), values.numel() / values.shape[1])
+        sums = _added(torch.cat([values.sum(axes), count]))
+        mean, total = sums[:-1] / sums[-1], sums[-1]
+        # A second pass about the mean: the difference of large squares would lose what batch norm needs.
+        centred = values - mean.view((1, -1) + (1,) * (values.dim() - 2))
+        variance = _added(centred.square().sum(axes)) / total
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return mean, variance
+
+
+def _added(values: Tensor) -> Tensor:
+    """The sum over all ranks; gradients pass."""
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    return total

@@ -1,0 +1,133 @@
+"""What a network looks at, made on the device from whole crops: windows and the 2.5D stack.
+
+Pure functions of tensors. Axes are (b, level, z, y, x): z to Superior, y to Posterior, x to Left; images are
+HU, int16 or float; masks are the source's uint8 labels. b is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import interpolate
+
+from spine_etl.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Window:
+    """A VOI window in HU, as DICOM names it: ``center`` and ``width``."""
+
+    center: float
+    width: float
+
+
+BONE = Window(400, 1800)
+CANCELLOUS = Window(150, 700)
+SOFT = Window(50, 350)
+THREE_WINDOWS = (BONE, CANCELLOUS, SOFT)
+"""All bone, its inside, and the soft tissue around it."""
+
+
+def window(image: torch.Tensor, setting: Window) -> torch.Tensor:
+    """float32 of the image's shape: 0 at the window's lower end and below, 1 at its upper end and above.
+
+    Linear between, as LINEAR_EXACT of DICOM PS3.3 C.11.2.1.3.2.
+    """
+    return _window_in_place(image.to(torch.float32, copy=True), setting)
+
+
+def windows(image: torch.Tensor, settings: Sequence[Window] = THREE_WINDOWS) -> torch.Tensor:
+    """(..., y, x) to float32 (..., window, y, x): each window as a channel."""
+    return torch.stack([window(image, setting) for setting in settings], dim=-3)
+
+
+def own_labels(recipe: Recipe, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 (level,): the number that each level has in the masks."""
+    return torch.tensor(list(recipe.levels.values()), dtype=torch.uint8, device=device)
+
+
+def slice_positions(mask: torch.Tensor, own: torch.Tensor, positions: int = 15) -> torch.Tensor:
+    """int64 (b, level, positions): axial slices spread evenly over each vertebra, from foot to head.
+
+    The first and the last are the ends of the level's own label (``own``: `own_labels`) along z; those
+    between are rounded to whole slices, so a vertebra of fewer slices repeats some. -1 where the mask does
+    not hold the label: a level without a crop.
+    """
+    shown = (mask == own[:, None, None, None]).flatten(-2).any(-1)
+    depth = shown.shape[-1]
+    first = shown.int().argmax(-1, keepdim=True)
+    last = depth - 1 - shown.flip(-1).int().argmax(-1, keepdim=True)
+    share = torch.linspace(0, 1, positions, device=mask.device)
+    z = (first + (last - first) * share).round().long()
+    return z.masked_fill(~shown.any(-1, keepdim=True), -1)
+
+
+def stack_2_5d(
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    own: torch.Tensor,
+    z: torch.Tensor,
+    *,
+    neighbours: int = 5,
+    setting: Window = BONE,
+    size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The 2.5D view: at each position a slice with its neighbours, windowed, and the vertebra's mask.
+
+    Parameters
+    ----------
+    image, mask
+        (b, level, z, y, x): HU and source labels.
+    own
+        `own_labels`.
+    z
+        `slice_positions`: (b, level, position).
+    neighbours
+        Slices at each position, odd: the middle one is the position's, the others follow voxel by voxel;
+        beyond the crop its end slice is repeated.
+    setting
+        Window of the image.
+    size
+        (y, x) to resize each slice to: bilinear with anti-aliasing, the mask by nearest.
+
+    Returns
+    -------
+    Tensor
+        float32 (b, level, position, neighbours + 1, y, x): the slices from foot to head in [0, 1], then
+        the middle slice's own mask as 0 or 1. Zeros where z is -1.
+    """
+    reach = torch.arange(neighbours, device=z.device) - neighbours // 2
+    slices = _take(image, (z[..., None] + reach).clamp(0, image.shape[2] - 1))
+    vertebra = _take(mask, z.clamp(min=0)[..., None]) == own[:, None, None, None, None]
+    # Both are written where they belong at once: on the CPU fresh memory costs more than the arithmetic.
+    stack = torch.empty((*z.shape, neighbours + 1, *image.shape[-2:]), device=image.device)
+    _window_in_place(stack[..., :neighbours, :, :].copy_(slices), setting)
+    stack[..., neighbours:, :, :] = vertebra
+    stack.masked_fill_((z < 0)[..., None, None, None], 0)
+    return _resized(stack, size) if size else stack
+
+
+def at_positions(values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Values of slices (b, level, z) at positions (b, level, position); -1 where z is -1."""
+    return values.gather(-1, z.clamp(min=0)).masked_fill(z < 0, -1)
+
+
+def _window_in_place(values: torch.Tensor, setting: Window) -> torch.Tensor:
+    return values.sub_(setting.center).div_(setting.width).add_(0.5).clamp_(0, 1)
+
+
+def _take(volume: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Axial slices (b, level, ..., y, x) of (b, level, z, y, x) at indices (b, level, ...)."""
+    b, level, depth = volume.shape[:3]
+    crop = torch.arange(b * level, device=z.device).view(b, level, *[1] * (z.ndim - 2))
+    slices = volume.flatten(0, 2).index_select(0, (crop * depth + z).flatten())
+    return slices.view(*z.shape, *volume.shape[-2:])
+
+
+def _resized(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    flat = stack.flatten(0, 2)
+    slices = interpolate(flat[:, :-1], size, mode="bilinear", antialias=True)
+    vertebra = interpolate(flat[:, -1:], size, mode="nearest-exact")
+    return torch.cat([slices, vertebra], dim=1).view(*stack.shape[:-2], *size)

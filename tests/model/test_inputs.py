@@ -1,0 +1,83 @@
+"""What the network is given: views, and what is known of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.augment import NONE, Settings
+from model.data import Batch, Batches
+from model.inputs import inputs_of
+from model.recipes import ViewSettings
+from model.views import own_labels
+from spine_etl.store import Store
+
+STACK = ViewSettings(positions=4, neighbours=3)
+
+
+def batch(store: Store) -> Batch:
+    with Batches(store, [0, 1, 2], batch_size=3, shuffle=False) as batches:
+        return next(iter(batches))
+
+
+def test_shapes_and_channels(tiny_store: Store) -> None:
+    own = own_labels(tiny_store.recipe)
+    for view, channels in ((STACK, 4), (ViewSettings(kind="windows", positions=4), 3)):
+        inputs = inputs_of(batch(tiny_store), own, view)
+        assert inputs.views.shape == (3, 2, 4, channels, 8, 10)
+        assert view.channels == channels
+        assert inputs.slices.shape == inputs.positions.shape == (3, 2, 4)
+    cut = inputs_of(batch(tiny_store), own, ViewSettings(positions=4, neighbours=3, size=(4, 6)))
+    assert torch.equal(cut.views, inputs_of(batch(tiny_store), own, STACK).views[..., 2:6, 2:8])
+
+
+def test_the_windows_are_of_the_slices_at_the_positions(tiny_store: Store) -> None:
+    inputs = inputs_of(
+        batch(tiny_store), own_labels(tiny_store.recipe), ViewSettings(kind="windows", positions=4)
+    )
+    image = tiny_store.image(1)[0].astype(np.float64)
+    for n, z in enumerate(inputs.positions[1, 0].tolist()):
+        bone = np.clip((image[z] - 400) / 1800 + 0.5, 0, 1)
+        np.testing.assert_allclose(inputs.views[1, 0, n, 0].numpy(), bone, atol=1e-6)
+
+
+def test_augmentation_that_does_nothing_changes_nothing(tiny_store: Store) -> None:
+    own = own_labels(tiny_store.recipe)
+    plain, same = inputs_of(batch(tiny_store), own, STACK), inputs_of(batch(tiny_store), own, STACK, NONE)
+    torch.testing.assert_close(plain.views, same.views)
+    assert torch.equal(plain.slices, same.slices)
+
+
+def test_slice_labels_follow_shuffled_slices(tiny_store: Store) -> None:
+    given = batch(tiny_store)
+    height = torch.arange(6, dtype=torch.int8).expand(3, 2, 6)
+    marked = Batch(**{**vars(given), "slice_fracture": height})  # each slice's label is its height
+    settings = Settings(**{**vars(NONE), "shuffle": 1.0, "shuffle_places": 3})
+    inputs = inputs_of(marked, own_labels(tiny_store.recipe), STACK, settings)
+    assert torch.equal(inputs.slices.long(), inputs.positions)
+    assert not torch.equal(inputs.positions, inputs.positions.sort(dim=2).values)
+
+
+def test_nothing_is_known_of_what_cannot_be_seen(tiny_store: Store) -> None:
+    given = batch(tiny_store)
+    mask = given.mask.clone()
+    mask[0, 1][mask[0, 1] == 2] = 0  # C2 has a crop, but no voxel in it
+    located = given.located.clone()
+    located[1] = False
+    inputs = inputs_of(
+        Batch(**{**vars(given), "mask": mask, "located": located}), own_labels(tiny_store.recipe), STACK
+    )
+    assert inputs.located.tolist() == [[True, False], [False, False], [True, True]]
+    assert inputs.known.tolist() == [[True, False, True], [False] * 3, [True] * 3]
+
+
+def test_mixing_keeps_the_unknown_unknown(tiny_store: Store) -> None:
+    given = batch(tiny_store)
+    slices = given.slice_fracture.clone()
+    slices[0] = -1
+    settings = Settings(**{**vars(NONE), "mixup_alpha": 0.4})
+    own = own_labels(tiny_store.recipe)
+    inputs = inputs_of(Batch(**{**vars(given), "slice_fracture": slices}), own, STACK, settings)
+    assert (inputs.slices[:2] == -1).all()  # the first, and the one it is mixed into
+    assert (inputs.slices[2] >= 0).any()
+    assert ((inputs.labels > 0) & (inputs.labels < 1)).any()

@@ -1,0 +1,77 @@
+"""What each objective feeds on: all of it once, and only what is known."""
+
+from __future__ import annotations
+
+import torch
+
+from model.cnn_lstm import CnnLstm, NetworkSettings
+from model.distributed import Ranks
+from model.inputs import Inputs
+from model.objectives import Joint, Slices
+from model.recipes import Stage
+
+STAGE = Stage(objective="slices", epochs=1, batch_size=5, learning_rate=0.1)
+
+
+def inputs() -> Inputs:
+    """Two studies, two levels, four slices; each slice is filled with a number of its own."""
+    number = torch.arange(16.0).view(2, 2, 4)
+    slices = torch.zeros(2, 2, 4)
+    slices[0, 0] = torch.tensor([1.0, 1.0, 0.0, -1.0])
+    slices[1, 1] = -1.0  # a fractured level without a box
+    located = torch.tensor([[True, True], [False, True]])
+    views = number[..., None, None, None].expand(2, 2, 4, 1, 8, 8).contiguous()
+    known = torch.ones(2, 3, dtype=torch.bool)
+    return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long())
+
+
+def network() -> CnnLstm:
+    torch.manual_seed(0)
+    return CnnLstm(NetworkSettings(encoder="narrow", hidden=4), 1, 2)
+
+
+def test_each_known_slice_is_fed_once() -> None:
+    objective = Slices(network(), STAGE, Ranks())
+    feeds = list(objective.feeds(inputs(), seed=1))
+    assert [len(feed.labels) for feed in feeds] == [4, 3]
+    fed = {int(view[0, 0, 0]): float(label) for feed in feeds for view, label in zip(*feed, strict=True)}
+    assert fed == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
+
+
+def test_the_order_is_the_seeds() -> None:
+    objective = Slices(network(), STAGE, Ranks())
+
+    def order(seed: int) -> list[float]:
+        return [float(view[0, 0, 0]) for feed in objective.feeds(inputs(), seed) for view in feed.views]
+
+    assert order(1) == order(1) != order(2)
+
+
+def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
+    objective = Slices(network(), STAGE.model_copy(update={"negatives": 1.0, "batch_size": 2}), Ranks())
+
+    def fed(seed: int) -> list[tuple[float, float]]:
+        feeds = objective.feeds(inputs(), seed)
+        return [(float(v[0, 0, 0]), float(y)) for feed in feeds for v, y in zip(*feed, strict=True)]
+
+    for seed in range(5):
+        assert sorted(number for number, label in fed(seed) if label) == [0, 1]
+        assert len(fed(seed)) == 4
+    assert len({number for seed in range(20) for number, label in fed(seed) if not label}) == 5
+
+
+def test_the_slice_objective_leaves_the_lstm_alone() -> None:
+    whole = network()
+    objective = Slices(whole, STAGE, Ranks())
+    (term,) = objective.terms(objective.trained, next(objective.feeds(inputs(), 1)))
+    term.total.backward()
+    assert all(p.grad is not None for p in whole.encoder.parameters())
+    assert all(p.grad is None for p in whole.sequence.parameters())
+
+
+def test_slices_take_part_by_their_factor() -> None:
+    stage = STAGE.model_copy(update={"objective": "joint", "slice_factor": 0.5})
+    objective = Joint(network(), stage)
+    columns, slices = objective.terms(objective.trained, next(objective.feeds(inputs(), 1)))
+    assert (columns.factor, slices.factor) == (1.0, 0.5)
+    assert len(Joint(network(), STAGE).terms(network(), inputs())) == 1

@@ -1,0 +1,76 @@
+"""The recipes that ship say what they must; a recipe that says more is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.augment import Settings
+from model.fit import augment_settings, resolved_recipe
+from model.recipes import SHIPPED, load_recipe
+from model.train import Options
+from spine_etl.errors import RecipeInvalid
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_load(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert isinstance(augment_settings(recipe), Settings)
+
+
+def test_the_seeds_recipe_is_the_seeds() -> None:
+    recipe = load_recipe("seed")
+    slices, sequence = recipe.stages
+    assert (slices.objective, sequence.objective) == ("slices", "sequence")
+    assert (slices.epochs, slices.batch_size, sequence.epochs) == (400, 192, 600)
+    assert (slices.optimizer, slices.learning_rate) == ("adam", 0.01)
+    assert (slices.schedule, slices.patience) == ("plateau", 30)
+    assert (recipe.network.hidden, recipe.network.lstm_input) == (256, "probability")
+
+
+def test_end2end_is_the_default_and_joint() -> None:
+    recipe = load_recipe(Options("", Path()).recipe)
+    assert recipe.name == "end2end"
+    assert [stage.objective for stage in recipe.stages] == ["joint"]
+    assert recipe.bf16
+    assert recipe.stages[0].optimizer == "adamw"
+
+
+def test_options_change_the_recipe() -> None:
+    recipe = resolved_recipe(Options("", Path(), recipe="seed", epochs_scale=0.1, batch_size=16))
+    assert [(stage.epochs, stage.patience, stage.batch_size) for stage in recipe.stages] == [
+        (40, 3, 16),
+        (60, 3, 16),
+    ]
+    assert [stage.epochs for stage in resolved_recipe(Options("", Path(), epochs=2)).stages] == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("name = ", "no TOML"),
+        ("nmae = 'x'", "nmae"),
+        ("name = 'x'\nstages = []\nnetwork = {}\nview = {}", "stages"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeInvalid, match=part):
+        load_recipe(str(path))
+    with pytest.raises(RecipeInvalid, match="absent"):
+        load_recipe(str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"epochs_scale": 0.0}])
+def test_senseless_options_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(RecipeInvalid):
+        resolved_recipe(Options("", Path(), **options))  # type: ignore[arg-type]
+
+
+def test_unknown_augmentation_is_refused() -> None:
+    recipe = load_recipe("quick").model_copy(update={"augment": {"rotate": 3.0}})
+    with pytest.raises(RecipeInvalid, match="rotate"):
+        augment_settings(recipe)

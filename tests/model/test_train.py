@@ -1,0 +1,327 @@
+"""Training ends where it must, alone or killed, in one process or in two; or it says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model import stage as stage_module
+from model.fit import fit
+from model.stage import cosine
+from model.train import Options
+from model.validation import inner_split
+from spine_etl.errors import (
+    CheckpointInvalid,
+    ChunkMissing,
+    DeviceUnavailable,
+    FoldInvalid,
+    LossNotFinite,
+    SpineError,
+)
+from spine_etl.store import Store
+
+JOINT = """
+name = "tiny"
+validation_share = 0.3
+[network]
+encoder = "narrow"
+hidden = 4
+dropout = {dropout}
+[view]
+positions = 4
+neighbours = 3
+[augment]
+{augment}
+[[stages]]
+objective = "joint"
+epochs = 3
+batch_size = 2
+learning_rate = 1e-3
+slice_factor = 1.0
+clip_norm = 1.0
+"""
+SEEDS = """
+name = "tiny-seed"
+validation_share = 0.3
+[network]
+encoder = "narrow"
+lstm_input = "probability"
+hidden = 4
+[view]
+kind = "windows"
+positions = 4
+[[stages]]
+objective = "slices"
+epochs = 2
+batch_size = 12
+optimizer = "adam"
+learning_rate = 0.01
+schedule = "plateau"
+patience = 1
+[[stages]]
+objective = "sequence"
+epochs = 3
+batch_size = 4
+optimizer = "adam"
+learning_rate = 0.001
+schedule = "plateau"
+patience = 1
+"""
+AUGMENTED = "mixup_alpha = 0.4"
+PLAIN = """
+rotation_degrees = 0
+scale = 0
+shift = 0
+flip = 0
+gain = 0
+offset_hu = 0
+noise_hu = 0
+cutout = 0
+shuffle = 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower in two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def recipe(folder: Path, text: str) -> str:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture
+def joint(tmp_path: Path) -> str:
+    return recipe(tmp_path, JOINT.format(dropout=0.3, augment=AUGMENTED))
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> str:
+    return recipe(tmp_path, SEEDS)
+
+
+def where(store: Store) -> str:
+    return str(store.location)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl less what the clock says."""
+    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "wait_share")} for line in read]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "best.safetensors"), load_file(other / "best.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    run = tmp_path / "run"
+    model = fit(Options(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
+    promised = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
+    assert promised <= {path.name for path in run.iterdir()}
+    assert list((run / "tensorboard").glob("events*"))
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["stages"][0]["epochs"] == 3
+    assert config["root_digest"] == tiny_store.root_digest
+    assert [line["epoch"] for line in lines(run)] == [0, 1, 2]
+    assert (model.fold, model.levels, model.version) == (1, ["C1", "C2"], 1)
+    train = tiny_store.table["fold"] != 1
+    assert model.prevalence[2] == pytest.approx(tiny_store.table["patient_overall"][train].mean())
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
+def test_stopped_anywhere_and_resumed_it_ends_the_same(
+    tiny_store: Store, tmp_path: Path, text: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = Options(where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2)
+    fit(options)
+    steps = 0
+    step = stage_module.StageRun._step
+
+    def stopping(self: stage_module.StageRun, *arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > stop_at:
+            raise KeyboardInterrupt
+        step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module.StageRun, "_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            fit(Options(**{**vars(options), "out": stopped}))
+    torch.manual_seed(12345)  # another process would stand elsewhere
+    fit(Options(**{**vars(options), "out": stopped, "resume": True}))
+    assert same_weights(whole, stopped)
+    assert lines(whole) == lines(stopped)
+    assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
+
+
+def command(options: Options, *starter: str) -> list[str]:
+    named = {"--store": options.store, "--out": options.out, "--recipe": options.recipe}
+    flags = [str(part) for pair in named.items() for part in pair]
+    flags += ["--save-every", str(options.save_every), "--device", "cpu"]
+    return [sys.executable, "-m", *starter, "model.train", *flags]
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.integration
+def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = Options(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
+    fit(options)
+    options = Options(**{**vars(options), "out": killed})
+    process = subprocess.Popen(command(options), env=ONE_THREAD, stdout=subprocess.DEVNULL)
+    while not (killed / "metrics.jsonl").exists() or not (killed / "metrics.jsonl").read_text():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model.json").exists()
+    fit(Options(**{**vars(options), "resume": True}))
+    assert same_weights(whole, killed)
+    assert lines(whole) == lines(killed)
+
+
+@pytest.mark.integration
+def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
+    """Global batches, batch norms over both, losses over all weights: one training, but for rounding."""
+    text = recipe(tmp_path, JOINT.format(dropout=0.0, augment=""))
+    options = Options(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
+    fit(options)
+    two = Options(**{**vars(options), "out": tmp_path / "two"})
+    starter = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    done = subprocess.run(command(two, *starter), env=ONE_THREAD, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cpu x 2" in done.stdout
+    for alone, together in zip(lines(options.out), lines(two.out), strict=True):
+        assert together["step"] == alone["step"]
+        assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+        assert together["validation_loss"] == pytest.approx(alone["validation_loss"], rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
+    run = tmp_path / "run"
+    with pytest.raises(LossNotFinite, match=r"studies 1\.0\d\d, 1\.0\d\d"):
+        fit(Options(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1))
+    state = torch.load(run / "last.pt", weights_only=True)
+    assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
+
+
+def test_a_lost_object_names_the_study(
+    tmp_path: Path, build_store: Callable[..., Store], joint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = build_store(tmp_path / "store", 12)
+    study = int(np.flatnonzero(store.table["fold"] != 0)[3])
+    (tmp_path / "store" / store.arrays["image"].key(int(store.table["row"][study]))).unlink()
+    with pytest.raises(ChunkMissing) as caught:
+        fit(Options(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+    assert caught.value.study == store.study_uids[study]
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"fold": 7}, FoldInvalid),
+        ({"device": "cuda:63"}, DeviceUnavailable),
+        ({"device": "abacus"}, DeviceUnavailable),
+        ({"resume": True}, CheckpointInvalid),
+        ({"weights": Path("absent.pt")}, CheckpointInvalid),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    tiny_store: Store, tmp_path: Path, joint: str, options: dict[str, Any], refusal: type[SpineError]
+) -> None:
+    known = {"device": "cpu", "recipe": joint, **options}
+    with pytest.raises(refusal):
+        fit(Options(where(tiny_store), tmp_path / "run", **known))
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(
+    tiny_store: Store, tmp_path: Path, joint: str, build_store: Callable[..., Store]
+) -> None:
+    options = Options(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
+    fit(options)
+    with pytest.raises(CheckpointInvalid, match="already"):
+        fit(options)
+    with pytest.raises(CheckpointInvalid, match="recipe"):
+        fit(Options(**{**vars(options), "resume": True, "epochs": 2}))
+    with pytest.raises(CheckpointInvalid, match="fold"):
+        fit(Options(**{**vars(options), "resume": True, "fold": 1}))
+    other = build_store(tmp_path / "other", 15)
+    with pytest.raises(CheckpointInvalid, match="root_digest"):
+        fit(Options(**{**vars(options), "resume": True, "store": where(other)}))
+
+
+def test_a_fold_without_fractures_is_refused(
+    tmp_path: Path, build_store: Callable[..., Store], joint: str
+) -> None:
+    sound = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
+    store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), sound))
+    with pytest.raises(FoldInvalid):
+        fit(Options(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+
+
+def test_the_inner_split_holds_both_kinds_and_nothing_of_the_fold(tiny_store: Store) -> None:
+    train = np.flatnonzero(tiny_store.table["fold"] != 0)
+    learning, validation = inner_split(tiny_store, train, 0.3)
+    assert sorted([*learning, *validation]) == train.tolist()
+    overall = tiny_store.table["patient_overall"]
+    for part in (learning, validation):
+        assert set(overall[part].tolist()) == {0, 1}
+    assert len(validation) == 2
+    with pytest.raises(FoldInvalid, match="two are the least"):
+        inner_split(tiny_store, train[overall[train] == 1], 0.3)
+
+
+def test_the_cosine_rises_and_falls() -> None:
+    assert [cosine(done, 0.1) for done in (0.0, 0.05, 0.1)] == pytest.approx([0, 0.5, 1])
+    assert cosine(0.55, 0.1) == pytest.approx(0.5)
+    assert cosine(1.0, 0.1) == pytest.approx(0)
+
+
+@pytest.mark.integration
+def test_the_command_line(tmp_path: Path) -> None:
+    importing = (sys.executable, "-X", "importtime", "-m", "model.train", "--help")
+    shown = subprocess.run(importing, capture_output=True, text=True, check=True)
+    assert "--epochs-scale" in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "tyro" in imported
+    assert not imported & {"torch", "monai", "zarr", "numpy", "matplotlib"}
+    absent = Options(str(tmp_path / "none"), tmp_path / "run")
+    wrong = subprocess.run(command(absent), capture_output=True, text=True, env=ONE_THREAD)
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip().startswith("error: [STORE_NOT_FOUND]")
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: training on one is not tested")
+def test_on_a_gpu(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    text = Path(joint).read_text().replace('name = "tiny"', 'name = "tiny"\nbf16 = true')
+    run = tmp_path / "run"
+    fit(Options(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cuda"))
+    assert np.isfinite([line["train_loss"] for line in lines(run)]).all()
