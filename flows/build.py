@@ -16,10 +16,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.cluster import TRIES, connect
 from flows.plan import Plan, plan_build
 from flows.summary import Summary, finish
+from spine_etl import crops, resample
 from spine_etl.errors import WorkerLost
 from spine_etl.pipeline import process_study, refuse
 from spine_etl.recipe import Recipe
-from spine_etl.resample import warm_up
 from spine_etl.store.record import Record
 from spine_etl.studies import Study
 
@@ -64,7 +64,8 @@ def work(plan: Plan, workers: int, dask: str | None, progress: Progress) -> list
     StoreError
         If the store cannot be written; what was stored before is kept, and resumed from.
     """
-    warm_up()  # compiled once, here; the workers load it from the cache
+    crops.warm_up()  # compiled once, here; the workers load it from the cache
+    resample.warm_up()
     records: list[Record] = []
     with connect(workers, dask) as client:
         study_task = task(name="study", task_run_name="{uid}")(_study_task(plan, client, records, progress))
