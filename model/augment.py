@@ -39,6 +39,9 @@ class Settings:
     cutout, cutout_size
         Probability that a crop loses a rectangle, through all its slices, to air; greatest share of its
         width and height.
+    slide
+        Uniform between minus and plus this: how far a crop's slices move along z, in steps from one to the
+        next.
     shuffle, shuffle_places
         Probability that a crop's sequence of slices is shuffled locally; no slice moves that many places.
     mixup_alpha
@@ -54,13 +57,15 @@ class Settings:
     noise_hu: float = 20.0
     cutout: float = 0.25
     cutout_size: float = 0.3
+    slide: float = 0.5
     shuffle: float = 0.25
     shuffle_places: int = 3
     mixup_alpha: float = 0.0
 
 
 NONE = Settings(
-    rotation_degrees=0, scale=0, shift=0, flip=0, gain=0, offset_hu=0, noise_hu=0, cutout=0, shuffle=0
+    rotation_degrees=0, scale=0, shift=0, flip=0, gain=0, offset_hu=0, noise_hu=0, cutout=0, slide=0,
+    shuffle=0,
 )  # fmt: skip
 """Changes nothing."""
 
@@ -85,6 +90,8 @@ class AugmentParameters:
         int64 (b,).
     cutout
         float32 (b, level, 4): y0, x0, y1, x1 as shares of the crop; empty where both ends are equal.
+    slide
+        float32 (b, level): for `views.slice_positions`.
     order
         int64 (b, level, position): which slice of the sequence comes to each place.
     mixup
@@ -100,6 +107,7 @@ class AugmentParameters:
     noise_hu: torch.Tensor
     noise_seed: torch.Tensor
     cutout: torch.Tensor
+    slide: torch.Tensor
     order: torch.Tensor
     mixup: torch.Tensor
 
@@ -129,6 +137,7 @@ def _draw_sample(
     order = np.arange(positions) + np.where(reorder < settings.shuffle, settings.shuffle_places, 0)[
         :, None
     ] * random.random((levels, positions))
+    slide = random.uniform(-1, 1, levels)
     cutout = _rectangles(random.random((levels, 2)), random.random((levels, 2)), settings.cutout_size)
     mixup = random.beta(settings.mixup_alpha, settings.mixup_alpha) if settings.mixup_alpha else 1.0
     values = {
@@ -139,6 +148,7 @@ def _draw_sample(
         "offset_hu": offset * settings.offset_hu,
         "noise_hu": share * settings.noise_hu,
         "cutout": np.where((cut < settings.cutout)[:, None], cutout, 0),
+        "slide": slide * settings.slide,
         "mixup": mixup,
     }
     return {name: np.asarray(value, np.float32) for name, value in values.items()} | {

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from model.metrics import FloatArray, weighted_log_loss
 
-COOLEST, HOTTEST = 0.5, 10.0
-"""Bounds of a temperature. A few validation studies that happen to be all right would ask for none at all."""
+COOLEST, HOTTEST = 1.0, 10.0
+"""Bounds of a temperature. It never sharpens: a few validation studies that happen to be all right would ask
+for certainty, and the first one that is not pays for it."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 

@@ -1,6 +1,6 @@
 """The network: slices -> CNN -> BiLSTM -> a logit for each vertebra and one for the patient.
 
-    slices (n, channels, y, x)  --SliceEncoder-->  32 features and a logit each
+    slices (n, channels, y, x)  --slice encoder-->  32 features and a logit each
     a vertebra's slices         --BiLSTM, pooled-->  a logit for the vertebra, by its level's own head
     the vertebrae, in order     --BiLSTM, pooled-->  a logit for the patient
 
@@ -10,8 +10,9 @@ logits nor the batch norms.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,9 +32,9 @@ class NetworkSettings(BaseModel):
     Parameters
     ----------
     encoder
-        ``resnet18``, ``resnet34`` or ``resnet50``: torchvision's, to the parameter count. ``narrow``: the
-        first two stages of a small one, whose features see 25 pixels and are pooled by their maximum. It
-        finds what is local, a line through bone, from few studies, and has no eye for the whole picture.
+        ``resnet18``, ``resnet34`` or ``resnet50``: torchvision's, to the parameter count, under the seeds'
+        head. ``narrow``: the first two stages of a small one, under `EvidenceEncoder`'s head. It finds what
+        is local, a line through bone, from few studies, and has no eye for the whole picture.
     lstm_input
         What of a slice the BiLSTM sees: its ``probability`` alone, as in the seeds, or its 32 ``features``.
     hidden
@@ -61,22 +62,39 @@ class Logits:
     slices: Tensor
 
 
+class Encoding(NamedTuple):
+    """What a slice encoder says of n slices: (n, 32), (n,), and evidence at each place (n, y, x) or None."""
+
+    features: Tensor
+    logits: Tensor
+    places: Tensor | None
+
+
 def resnet_trunk(encoder: str, channels: int) -> tuple[nn.Module, int]:
     """MONAI's 2D ResNet without its fc, weights drawn at random, and the number of its features."""
     from monai.networks.nets import resnet
 
-    plain: dict[str, Any] = {
+    build = getattr(resnet, encoder)
+    return build(
+        pretrained=False, conv1_t_stride=2, **_plain(channels)
+    ), 2048 if encoder == "resnet50" else 512
+
+
+def narrow_trunk(channels: int) -> tuple[nn.Module, int]:
+    """The first two stages of a small one: 64 features of 25 pixels each, a map a quarter of the size."""
+    from monai.networks.nets import resnet
+
+    whole = resnet.ResNet("basic", [1, 1, 1, 1], [32, 64, 64, 64], conv1_t_size=5, conv1_t_stride=2,
+                          no_max_pool=True, **_plain(channels))  # fmt: skip
+    kept = ("conv1", "bn1", "act", "layer1", "layer2")
+    return nn.Sequential(OrderedDict((name, getattr(whole, name)) for name in kept)), 64
+
+
+def _plain(channels: int) -> dict[str, Any]:
+    return {
         "spatial_dims": 2, "n_input_channels": channels, "feed_forward": False, "bias_downsample": False,
         "shortcut_type": "B",
     }  # fmt: skip
-    if encoder == "narrow":
-        trunk = resnet.ResNet("basic", [1, 1, 1, 1], [32, 64, 64, 64], conv1_t_size=5, conv1_t_stride=2,
-                              no_max_pool=True, **plain)  # fmt: skip
-        trunk.layer3, trunk.layer4 = nn.Sequential(), nn.Sequential()
-        trunk.avgpool = nn.AdaptiveMaxPool2d((1, 1))  # type: ignore[assignment]
-        return trunk, 64
-    build = getattr(resnet, encoder)
-    return build(pretrained=False, conv1_t_stride=2, **plain), 2048 if encoder == "resnet50" else 512
 
 
 class SliceEncoder(nn.Module):
@@ -93,10 +111,30 @@ class SliceEncoder(nn.Module):
         nn.init.constant_(self.logit.weight, _EVIDENCE)
         nn.init.constant_(self.logit.bias, _RARE)
 
-    def forward(self, slices: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, channels, y, x) to features (n, 32) and logits (n,)."""
+    def forward(self, slices: Tensor) -> Encoding:
+        """Slices are (n, channels, y, x)."""
         features = self.embed(self.trunk(slices))
-        return features, self.logit(self.squeeze(features))[:, 0]
+        return Encoding(features, self.logit(self.squeeze(features))[:, 0], None)
+
+
+class EvidenceEncoder(nn.Module):
+    """A narrow trunk; at each place of its map a linear evidence, of which the slice has the greatest.
+
+    A fracture is local: what the rest of a slice looks like says nothing against it. The 32 features are the
+    greatest values of as many other linear maps.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.trunk, features = narrow_trunk(channels)
+        self.evidence = nn.Conv2d(features, 1 + _EMBEDDING, 1)
+        nn.init.constant_(self.evidence.bias, _RARE)
+
+    def forward(self, slices: Tensor) -> Encoding:
+        """Slices are (n, channels, y, x)."""
+        maps = self.evidence(self.trunk(slices))
+        greatest = maps.amax(dim=(2, 3))
+        return Encoding(greatest[:, 1:], greatest[:, 0], maps[:, 0])
 
 
 class CnnLstm(nn.Module):
@@ -105,7 +143,11 @@ class CnnLstm(nn.Module):
     def __init__(self, settings: NetworkSettings, channels: int, levels: int) -> None:
         super().__init__()
         self.settings = settings
-        self.encoder = SliceEncoder(settings.encoder, channels)
+        self.encoder = (
+            EvidenceEncoder(channels)
+            if settings.encoder == "narrow"
+            else SliceEncoder(settings.encoder, channels)
+        )
         self.sequence = SequenceHead(settings, levels)
 
     def forward(self, views: Tensor, located: Tensor) -> Logits:
@@ -117,7 +159,7 @@ class CnnLstm(nn.Module):
         """Features (study, level, slice, 32) and logits (study, level, slice), 0 where not located."""
         count = views.shape[2]
         there = views[located]
-        features, logits = self.encoder(there.flatten(0, 1))
+        features, logits, _ = self.encoder(there.flatten(0, 1))
         features, logits = features.unflatten(0, (-1, count)), logits.unflatten(0, (-1, count))
         return _placed(features.float(), located), _placed(logits.float(), located)
 

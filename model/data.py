@@ -31,15 +31,15 @@ from spine_etl.store import Store
 
 __all__ = ["Batch", "Batches", "Order", "StudyDataset", "Targets", "split", "with_crops"]
 
-_TARGETS = ("labels", "known", "located", "slice_fracture")
+_TARGETS = ("labels", "known", "located", "slice_fracture", "slice_box")
 
 
 class StudyDataset(Dataset[dict[str, torch.Tensor]]):
     """Studies of a store as a map-style dataset; its items collate with torch's default.
 
     An item holds ``image`` int16 HU and ``mask`` uint8 source labels, both (level, z, y, x); ``labels``,
-    ``known``, ``located`` and ``slice_fracture`` as in `Targets`; and ``study``, the index in the store. It
-    can be pickled, and is safe in a `DataLoader` with any number of workers.
+    ``known``, ``located``, ``slice_fracture`` and ``slice_box`` as in `Targets`; and ``study``, the index in
+    the store. It can be pickled, and is safe in a `DataLoader` with any number of workers.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Batch:
     ----------
     image, mask
         int16 HU and uint8 source labels (b, level, z, y, x), on the device.
-    labels, known, located, slice_fracture
+    labels, known, located, slice_fracture, slice_box
         As in `Targets`, (b, ...), on the device.
     study
         int64 (b,) on the host: indices in the store.
@@ -93,6 +93,7 @@ class Batch:
     known: torch.Tensor
     located: torch.Tensor
     slice_fracture: torch.Tensor
+    slice_box: torch.Tensor
     study: torch.Tensor
     seed: torch.Tensor
     epoch: int

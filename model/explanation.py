@@ -10,14 +10,14 @@ import numpy.typing as npt
 from model.calibration import probabilities
 from model.checkpoint import Model, load_model
 from model.distributed import choose_device
-from model.explain import Options
+from model.options import ExplainOptions
 from model.pictures import LevelView, draw_study
 from model.validation import seen
 from spine_etl.errors import StoreWriteFailed
 from spine_etl.store import Store, open_store
 
 
-def draw(options: Options) -> None:
+def draw(options: ExplainOptions) -> None:
     """Draw the study into ``options.out``.
 
     The curves are the CNN's slice probabilities, as they are; the vertebra's and the patient's are at the

@@ -36,11 +36,11 @@ from model.inputs import inputs_of
 from model.losses import column_term, slice_term
 from model.metrics import constant_baselines, weighted_log_loss
 from model.objectives import Encoded, objective_of
+from model.options import TrainOptions
 from model.recipes import Stage, TrainingRecipe, load_recipe
 from model.runlog import RunLog
 from model.stage import StageRun
 from model.targets import Indices, split
-from model.train import Options
 from model.validation import column_logits, inner_split, labels_of, seen
 from model.views import own_labels
 from spine_etl.errors import CheckpointInvalid, RecipeInvalid
@@ -49,7 +49,7 @@ from spine_etl.store import open_store
 _CONFIG = "config.json"
 
 
-def fit(options: Options) -> Model:
+def fit(options: TrainOptions) -> Model:
     """Train as the options say and leave the run in ``options.out``.
 
     Raises
@@ -71,7 +71,7 @@ def fit(options: Options) -> Model:
         leave(ranks)
 
 
-def resolved_recipe(options: Options) -> TrainingRecipe:
+def resolved_recipe(options: TrainOptions) -> TrainingRecipe:
     """The recipe with what the options change in it."""
     if not options.epochs_scale > 0:
         raise RecipeInvalid(f"--epochs-scale must be above 0, not {options.epochs_scale}.")
@@ -101,7 +101,7 @@ class _Parts:
 
 
 class _Training:
-    def __init__(self, options: Options, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, options: TrainOptions, device: torch.device, ranks: Ranks) -> None:
         self.options, self.device, self.ranks = options, device, ranks
         self.recipe = resolved_recipe(options)
         self.augment = augment_settings(self.recipe)

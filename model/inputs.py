@@ -10,7 +10,7 @@ from torch import Tensor
 from model.augment import Settings, apply, draw, mix, shuffle_slices
 from model.data import Batch
 from model.recipes import ViewSettings
-from model.views import at_positions, slice_positions, stack_2_5d, windows
+from model.views import at_positions, box_marks, slice_positions, stack_2_5d, windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,9 @@ class Inputs:
         no picture could tell it.
     slices
         float32 (study, level, slice): 1 fracture marked, 0 none, -1 unknown.
+    marks
+        uint8 (study, level, slice, y, x): 1 within the fracture boxes of the level. None where nothing is
+        trained, or samples are mixed.
     positions
         int64 (study, level, slice): the slice's z index in the crop, -1 where there is none.
     """
@@ -38,17 +41,20 @@ class Inputs:
     known: Tensor
     slices: Tensor
     positions: Tensor
+    marks: Tensor | None = None
 
 
 def inputs_of(batch: Batch, own: Tensor, view: ViewSettings, augment: Settings | None = None) -> Inputs:
     """What the network sees of a batch; ``own`` is `views.own_labels`. Without ``augment``, as it is."""
     image, mask = _middle(batch.image, view.size), _middle(batch.mask, view.size)
-    levels = image.shape[1]
-    parameters = None
-    if augment:
-        parameters = draw(batch.seed, levels, view.positions, augment)
-        image, mask = apply(image, mask, parameters)
-    z = slice_positions(batch.mask, own, view.positions)
+    depth, levels = image.shape[2], image.shape[1]
+    parameters = draw(batch.seed, levels, view.positions, augment) if augment else None
+    z = slice_positions(batch.mask, own, view.positions, parameters.slide if parameters else None)
+    if parameters:
+        marks = _middle(box_marks(batch.slice_box, z, batch.image.shape[-2:]), view.size)
+        # In-plane, each slice for itself: the marks go through it as further slices of the mask.
+        image, labelled = apply(image, torch.cat([mask, marks], dim=2), parameters)
+        mask, marks = labelled[:, :, :depth], labelled[:, :, depth:]
     views = _views(image, mask, own, z, view)
     slices = at_positions(batch.slice_fracture, z).float()
     located = batch.located & (z >= 0).all(dim=2)
@@ -56,13 +62,14 @@ def inputs_of(batch: Batch, own: Tensor, view: ViewSettings, augment: Settings |
     labels = batch.labels.clone()
     if parameters is None or augment is None:
         return Inputs(views, located, labels, known, slices, z)
-    views, slices, z = (shuffle_slices(values, parameters) for values in (views, slices, z))
+    views, slices, z, marks = (shuffle_slices(values, parameters) for values in (views, slices, z, marks))
     if augment.mixup_alpha > 0:
         located, known = located & located.roll(1, 0), known & known.roll(1, 0)
         unknown = (slices < 0) | (slices.roll(1, 0) < 0)
         views, labels = mix(views, parameters), mix(labels, parameters)
         slices = mix(slices, parameters).masked_fill(unknown, -1.0)
-    return Inputs(views, located, labels, known, slices, z)
+        return Inputs(views, located, labels, known, slices, z)
+    return Inputs(views, located, labels, known, slices, z, marks)
 
 
 def _middle(voxels: Tensor, size: tuple[int, int] | None) -> Tensor:

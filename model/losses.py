@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import adaptive_max_pool2d, binary_cross_entropy_with_logits, softplus
 
 from model.metrics import PATIENT_WEIGHTS, VERTEBRA_WEIGHTS
 
@@ -38,6 +38,24 @@ def _column_weights(labels: Tensor) -> Tensor:
     negative = torch.where(patient, PATIENT_WEIGHTS[0], VERTEBRA_WEIGHTS[0])
     positive = torch.where(patient, PATIENT_WEIGHTS[1], VERTEBRA_WEIGHTS[1])
     return negative + labels * (positive - negative)
+
+
+def place_term(places: Tensor, labels: Tensor, marks: Tensor) -> Term:
+    """What `slice_term` says of slices, and where in them: (n, y, x) evidence, (n,) labels 0, 1 or -1.
+
+    A fractured slice should have evidence within its box and none elsewhere, any other slice none at all:
+    cross-entropy of the greatest within, where there is a box, plus that of the greatest elsewhere.
+    ``marks`` (n, any y, any x) is 1 within boxes. A fractured slice whose box is out of sight is left out.
+    """
+    within = adaptive_max_pool2d(marks[:, None].to(places.dtype), places.shape[-2:])[:, 0] > 0
+    boxed = (labels > 0) & within.any(dim=(1, 2))
+    counted = (labels == 0) | boxed
+    nothing = torch.finfo(places.dtype).min / 2
+    inside = places.masked_fill(~within, nothing).amax(dim=(1, 2))
+    outside = places.masked_fill(within, nothing).amax(dim=(1, 2))
+    missed = softplus(-inside).masked_fill(~boxed, 0.0)
+    wrong = softplus(outside).masked_fill(~counted, 0.0)
+    return Term((missed + wrong).sum(), counted.sum().to(places.dtype))
 
 
 def slice_term(logits: Tensor, labels: Tensor, factor: float = 1.0) -> Term:

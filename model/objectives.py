@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.cnn_lstm import CnnLstm
+from model.cnn_lstm import CnnLstm, Encoding
 from model.distributed import Ranks
 from model.inputs import Inputs
-from model.losses import Term, column_term, slice_term
+from model.losses import Term, column_term, place_term, slice_term
 from model.recipes import Stage
 
 
@@ -52,14 +52,15 @@ class Joint:
 
 
 class SliceFeed(NamedTuple):
-    """Slices with known labels: (n, channel, y, x) and (n,)."""
+    """Slices with known labels: (n, channel, y, x), (n,) and `Inputs.marks` (n, y, x)."""
 
     views: Tensor
     labels: Tensor
+    marks: Tensor | None
 
 
 class Slices:
-    """The CNN alone: is there a fracture in this slice?
+    """The CNN alone: is there a fracture in this slice? And, where it has a map, at which place?
 
     A study without boxes contributes its unfractured vertebrae, as negatives; its fractured ones say
     nothing about single slices and are left out.
@@ -74,10 +75,11 @@ class Slices:
     def feeds(self, inputs: Inputs, seed: int) -> Iterator[SliceFeed]:
         known = inputs.located[..., None] & (inputs.slices >= 0)
         views, labels = inputs.views[known], inputs.slices[known]
+        marks = None if inputs.marks is None else inputs.marks[known]
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
         order = self._thinned(order, labels)
         for part in order.tensor_split(self._steps(len(order), labels.device)):
-            yield SliceFeed(views[part], labels[part])
+            yield SliceFeed(views[part], labels[part], None if marks is None else marks[part])
 
     def _thinned(self, order: Tensor, labels: Tensor) -> Tensor:
         """The order less the unfractured slices that are too many; never fewer than one step has of them."""
@@ -96,7 +98,10 @@ class Slices:
         return int(steps)
 
     def terms(self, module: nn.Module, feed: SliceFeed) -> list[Term]:
-        return [slice_term(module(feed.views)[1], feed.labels)]
+        said: Encoding = module(feed.views)
+        if said.places is None or feed.marks is None:
+            return [slice_term(said.logits, feed.labels)]
+        return [place_term(said.places, feed.labels, feed.marks)]
 
 
 class Encoded(NamedTuple):

@@ -20,14 +20,14 @@ from model.checkpoint import Model, load_model, write_atomically
 from model.cnn_lstm import CnnLstm
 from model.distributed import choose_device
 from model.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
-from model.predict import Options
+from model.options import PredictOptions
 from model.targets import Indices
 from model.validation import column_logits, labels_of
 from spine_etl.errors import CheckpointInvalid, FoldInvalid, StoreWriteFailed
 from spine_etl.store import Store, open_store
 
 
-def predict_store(options: Options) -> dict[str, Any] | None:
+def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     """Write the table; with ``evaluate``, also tell and return the score.
 
     A level that is not located, a study without any, and a study that the build refused get the weighted
@@ -117,7 +117,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _studies(store: Store, options: Options) -> Indices:
+def _studies(store: Store, options: PredictOptions) -> Indices:
     """The studies to predict: all, or the fold's; to be scored, those with a label."""
     if options.fold is None:
         if options.evaluate:
@@ -135,7 +135,7 @@ def _studies(store: Store, options: Options) -> Indices:
     return studies
 
 
-def _check_held_out(options: Options, models: Sequence[Model]) -> None:
+def _check_held_out(options: PredictOptions, models: Sequence[Model]) -> None:
     for run, model in zip(options.checkpoint, models, strict=True):
         if model.fold != options.fold:
             raise CheckpointInvalid(

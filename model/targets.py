@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from spine_etl.errors import FoldInvalid
 from spine_etl.store import Store
 from spine_etl.store.record import UNKNOWN
+
+NO_BOX = (0.0, 0.0, -1.0, -1.0)
+"""A box that holds nothing: it ends before it begins."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -54,6 +59,9 @@ class Targets:
     slice_fracture
         int8 (study, level, z): whether a fracture was marked in that axial slice of the level's crop;
         see `slice_fractures`.
+    slice_box
+        float32 (study, level, z, 4): where in that slice, as y0, x0, y1, x1 in the crop's voxels; `NO_BOX`
+        where no box is the level's own. Where boxes are several, what holds them all.
     """
 
     def __init__(self, store: Store) -> None:
@@ -63,6 +71,7 @@ class Targets:
         self.labels = np.where(self.known, labels, 0).astype(np.float32)
         self.located = store.located()
         self.slice_fracture = slice_fractures(store)
+        self.slice_box = slice_boxes(store)
 
 
 def slice_fractures(store: Store) -> npt.NDArray[np.int8]:
@@ -78,20 +87,37 @@ def slice_fractures(store: Store) -> npt.NDArray[np.int8]:
     located, fracture = store.located(), table["fracture"]
     values = np.full((*located.shape, store.recipe.crop.shape[0]), UNKNOWN, np.int8)
     values[located & (fracture == 0)] = 0
-    boxes = list(
-        zip(table["box_study"].tolist(), table["box_level"].tolist(), table["box_crop"], strict=True)
-    )
-    own = [(study, level, box[level]) for study, level, box in boxes if level >= 0]
-    own = [(study, level, box) for study, level, box in own if fracture[study, level] == 1]
+    own = list(_own_boxes(store))
     for study, level, _ in own:
         values[study, level] = 0 if located[study, level] else UNKNOWN
-    for study, level, box in boxes:
-        if level < 0:
-            for other in np.flatnonzero(fracture[study] == 1).tolist():
-                values[study, other, _crossed(box[other], values.shape[2])] = UNKNOWN
+    of_no_level = table["box_level"] < 0
+    for study, box in zip(table["box_study"][of_no_level], table["box_crop"][of_no_level], strict=True):
+        for other in np.flatnonzero(fracture[study] == 1).tolist():
+            values[study, other, _crossed(box[other], values.shape[2])] = UNKNOWN
     for study, level, box in own:
         values[study, level, _crossed(box, values.shape[2])] = 1
     return values
+
+
+def slice_boxes(store: Store) -> npt.NDArray[np.float32]:
+    """float32 (study, level, z, 4): see `Targets`."""
+    located = store.located()
+    values = np.full((*located.shape, store.recipe.crop.shape[0], 4), np.nan, np.float32)
+    for study, level, box in _own_boxes(store):
+        crossed = values[study, level, _crossed(box, values.shape[2])]
+        low, high = np.fmin(crossed[:, :2], box[1:3]), np.fmax(crossed[:, 2:], box[4:6])
+        values[study, level, _crossed(box, values.shape[2])] = np.concatenate([low, high], axis=1)
+    values[np.isnan(values).any(axis=-1)] = NO_BOX
+    return values
+
+
+def _own_boxes(store: Store) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+    """Study, level and (6,) corners of each box whose level is labelled positive."""
+    table = store.table
+    boxes = zip(table["box_study"].tolist(), table["box_level"].tolist(), table["box_crop"], strict=True)
+    for study, level, box in boxes:
+        if level >= 0 and table["fracture"][study, level] == 1:
+            yield study, level, box[level]
 
 
 def _crossed(box: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.bool_]:

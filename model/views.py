@@ -48,18 +48,23 @@ def own_labels(recipe: Recipe, device: torch.device | str = "cpu") -> torch.Tens
     return torch.tensor(list(recipe.levels.values()), dtype=torch.uint8, device=device)
 
 
-def slice_positions(mask: torch.Tensor, own: torch.Tensor, positions: int = 15) -> torch.Tensor:
+def slice_positions(
+    mask: torch.Tensor, own: torch.Tensor, positions: int = 15, slide: torch.Tensor | None = None
+) -> torch.Tensor:
     """int64 (b, level, positions): axial slices spread evenly over each vertebra, from foot to head.
 
     The first and the last are the ends of the level's own label (``own``: `own_labels`) along z; those
-    between are rounded to whole slices, so a vertebra of fewer slices repeats some. -1 where the mask does
-    not hold the label: a level without a crop.
+    between are rounded to whole slices, so a vertebra of fewer slices repeats some. ``slide`` (b, level)
+    moves them all by that many steps between two of them, though not beyond the ends. -1 where the mask
+    does not hold the label: a level without a crop.
     """
     shown = (mask == own[:, None, None, None]).flatten(-2).any(-1)
     depth = shown.shape[-1]
     first = shown.int().argmax(-1, keepdim=True)
     last = depth - 1 - shown.flip(-1).int().argmax(-1, keepdim=True)
     share = torch.linspace(0, 1, positions, device=mask.device)
+    if slide is not None:
+        share = (share + slide.to(mask.device)[..., None] / max(1, positions - 1)).clamp(0, 1)
     z = (first + (last - first) * share).round().long()
     return z.masked_fill(~shown.any(-1, keepdim=True), -1)
 
@@ -112,6 +117,20 @@ def stack_2_5d(
 def at_positions(values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """Values of slices (b, level, z) at positions (b, level, position); -1 where z is -1."""
     return values.gather(-1, z.clamp(min=0)).masked_fill(z < 0, -1)
+
+
+def box_marks(boxes: torch.Tensor, z: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Where the boxes lie in the slices at positions: uint8 (b, level, position, y, x), 1 within, else 0.
+
+    ``boxes`` (b, level, z, 4) as `Targets.slice_box`, ``z`` as `slice_positions`, ``shape`` (y, x) of a
+    slice. A voxel that a box touches is within.
+    """
+    corners = boxes.gather(2, z.clamp(min=0)[..., None].expand(*z.shape, 4))
+    y0, x0, y1, x1 = corners[..., None].unbind(-2)
+    y, x = (torch.arange(n, device=z.device) for n in shape)
+    rows, columns = (y + 0.5 > y0) & (y - 0.5 < y1), (x + 0.5 > x0) & (x - 0.5 < x1)
+    rows = rows & (z >= 0)[..., None]
+    return (rows[..., :, None] & columns[..., None, :]).to(torch.uint8)
 
 
 def _window_in_place(values: torch.Tensor, setting: Window) -> torch.Tensor:

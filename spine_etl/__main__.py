@@ -66,6 +66,7 @@ def phantom(options: argparse.Namespace) -> int:
         transfer_syntax=options.transfer_syntax,
         slices=options.slices,
         size=options.size,
+        masked_share=options.masked_share,
     )
     for study in written:
         fractured = ", ".join(study.fractured) or "none"
@@ -287,6 +288,9 @@ def _add_phantom(commands: Any) -> None:
     parser.add_argument(
         "--size", type=_between(32, 2048), default=512, help="rows and columns (default: 512)"
     )
+    parser.add_argument(
+        "--masked-share", type=_share, default=0.75, help="share with a segmentation (default: 0.75)"
+    )
 
 
 def _add_read(commands: Any) -> None:
@@ -337,6 +341,13 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return whole_number
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 1")
+    return value
 
 
 def _millimetres(text: str) -> float:

@@ -79,6 +79,7 @@ def test_help_imports_nothing_heavy() -> None:
         "",
         "nonsense",
         "phantom --out x --studies 0 --seed 1",
+        "phantom --out x --studies 1 --seed 1 --masked-share 1.5",
         "read folder --out x.nii --isotropic 0",
         "show --study 1 --out x",
         "show --source a --store b --study 1 --out x",
@@ -133,6 +134,14 @@ def test_a_closed_pipe_is_no_error(source: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, study], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_phantom_masks_the_share_that_is_asked_for(tmp_path: Path) -> None:
+    options = ("phantom", "--studies", 4, "--seed", 3, "--slices", 24, "--size", 64)
+    for share, masks in ((0, 0), (0.5, 2), (1, 4)):
+        source = tmp_path / str(share)
+        assert run(*options, "--out", source, "--masked-share", share) == 0
+        assert len(list((source / "segmentations").glob("*.nii"))) == masks
 
 
 def test_phantom_refuses_a_folder_that_holds_anything(

@@ -23,7 +23,7 @@ from model.checkpoint import (
     save_weights,
     write_atomically,
 )
-from model.cnn_lstm import CnnLstm, NetworkSettings, resnet_trunk
+from model.cnn_lstm import CnnLstm, NetworkSettings, narrow_trunk, resnet_trunk
 from model.recipes import ViewSettings
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.store import Store
@@ -116,7 +116,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         load_last(tmp_path, IDENTITY)
     torch.save({"conv1.weight": Trap()}, tmp_path / "weights.pt")
     with pytest.raises(CheckpointInvalid):
-        load_trunk_weights(tmp_path / "weights.pt", resnet_trunk("narrow", 3)[0])
+        load_trunk_weights(tmp_path / "weights.pt", narrow_trunk(3)[0])
     assert not Path("sprung").exists()
     with (tmp_path / LAST).open("wb") as file:
         pickle.dump([1], file, protocol=2)
@@ -126,7 +126,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def trunk(seed: int, channels: int = 3) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return resnet_trunk("narrow", channels)[0]
+    return narrow_trunk(channels)[0]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.cnn_lstm import CnnLstm, NetworkSettings, SliceEncoder, resnet_trunk
+from model.cnn_lstm import CnnLstm, EvidenceEncoder, NetworkSettings, SliceEncoder, resnet_trunk
 
 SMALL = NetworkSettings(encoder="narrow", hidden=8)
 
@@ -27,6 +27,21 @@ def test_the_head_is_the_seeds() -> None:
     assert layers == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
     linear = [layer for layer in encoder.modules() if isinstance(layer, torch.nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linear] == [(512, 32), (32, 1), (1, 1)]
+
+
+def test_evidence_is_found_wherever_it_is_and_not_outvoted() -> None:
+    torch.manual_seed(0)
+    encoder = EvidenceEncoder(1).eval()
+    with torch.no_grad():
+        encoder.evidence.weight.normal_()
+    slices = torch.zeros(4, 1, 80, 160)
+    patches = torch.randn(2, 8, 8)
+    slices[0, 0, 36:44, 36:44] = slices[1, 0, 28:36, 116:124] = patches[0]
+    slices[2, 0, 36:44, 116:124] = patches[1]
+    slices[3, 0, 36:44, 36:44], slices[3, 0, 36:44, 116:124] = patches
+    here, there, other, both = encoder(slices).logits
+    torch.testing.assert_close(here, there)
+    torch.testing.assert_close(both, torch.maximum(here, other))
 
 
 def views(seed: int = 0) -> torch.Tensor:

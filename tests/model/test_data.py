@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from model.data import Batch, Batches, Order, StudyDataset, Targets, split, with_crops
+from model.targets import NO_BOX
 from spine_etl.errors import CheckpointInvalid, ChunkCorrupt, ChunkMissing, DeviceUnavailable, FoldInvalid
 from spine_etl.store import Store
 from spine_etl.store.record import BoxRecord, LevelRecord
@@ -132,6 +133,21 @@ def test_slices_that_a_box_crosses(tmp_path: Path, build_store: Build) -> None:
         [[1, 1, 0, 0, 0, 0], [-1] * 6],
         [[0] * 6, [0] * 6],
     ]
+
+
+def test_where_in_a_slice_the_boxes_are(tmp_path: Path, build_store: Build) -> None:
+    def at(z0: float, y0: float, x0: float, z1: float, y1: float, x1: float) -> BoxRecord:
+        corners = {"C1": (z0, y0, x0, z1, y1, x1), "C2": (z0, y0, x0, z1, y1, x1)}
+        return BoxRecord(x=0, y=0, width=1, height=1, slice_number=1, level="C1", in_crops=corners)
+
+    only_first = {"C1": 1, "C2": 0, "patient_overall": 1}
+    boxes = (at(0.6, 1, 2, 2.4, 3, 4), at(1.6, 2, 1, 3.4, 5, 3))
+    store = build_store(tmp_path, 3, {0: {"fracture": only_first, "boxes": boxes}})
+    first, second, both = (1, 2, 3, 4), (2, 1, 5, 3), (1, 1, 5, 4)
+    found = Targets(store).slice_box
+    assert found[0, 0].tolist() == [list(b) for b in (NO_BOX, first, both, second, NO_BOX, NO_BOX)]
+    assert (found[0, 1] == NO_BOX).all()
+    assert (found[1:] == NO_BOX).all()
 
 
 # --- the map-style dataset

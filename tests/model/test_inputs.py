@@ -48,6 +48,37 @@ def test_augmentation_that_does_nothing_changes_nothing(tiny_store: Store) -> No
     assert torch.equal(plain.slices, same.slices)
 
 
+def test_slices_that_slide_take_their_labels_along(tiny_store: Store) -> None:
+    given = batch(tiny_store)
+    height = torch.arange(6, dtype=torch.int8).expand(3, 2, 6)
+    marked = Batch(**{**vars(given), "slice_fracture": height})
+    settings = Settings(**{**vars(NONE), "slide": 1.0})
+    own = own_labels(tiny_store.recipe)
+    inputs = inputs_of(marked, own, STACK, settings)
+    assert torch.equal(inputs.slices.long(), inputs.positions)
+    assert not torch.equal(inputs.positions, inputs_of(marked, own, STACK).positions)
+
+
+def test_marks_lie_where_the_boxes_were_turned_to(tiny_store: Store) -> None:
+    """Bone where the boxes are, air elsewhere: whatever is done to a slice, the two stay together."""
+    given = batch(tiny_store)
+    boxes = torch.tensor([2.0, 3.0, 4.0, 6.0]).repeat(3, 2, 6, 1)
+    boxes[:, :, ::2] = torch.tensor([1.0, 5.0, 6.0, 8.0])
+    image = torch.full_like(given.image, -1024)
+    image[:, :, 1::2, 2:5, 3:7] = 2000
+    image[:, :, ::2, 1:7, 5:9] = 2000
+    marked = Batch(**{**vars(given), "slice_box": boxes, "image": image})
+    settings = Settings(rotation_degrees=40, cutout=0, noise_hu=0, slide=1.0, shuffle=1.0)
+    inputs = inputs_of(marked, own_labels(tiny_store.recipe), STACK, settings)
+    assert inputs.marks is not None
+    seen = inputs.views[:, :, :, 1] > 0.5  # the middle one of three neighbours
+    there = inputs.located[..., None, None, None].expand_as(seen)
+    overlap = (seen & (inputs.marks > 0))[there].sum() / (seen | (inputs.marks > 0))[there].sum()
+    assert overlap > 0.9  # interpolation blurs the edges
+    mixed = inputs_of(marked, own_labels(tiny_store.recipe), STACK, Settings(mixup_alpha=0.4))
+    assert mixed.marks is inputs_of(marked, own_labels(tiny_store.recipe), STACK).marks is None
+
+
 def test_slice_labels_follow_shuffled_slices(tiny_store: Store) -> None:
     given = batch(tiny_store)
     height = torch.arange(6, dtype=torch.int8).expand(3, 2, 6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.losses import column_term, slice_term
+from model.losses import column_term, place_term, slice_term
 from model.metrics import weighted_log_loss
 
 
@@ -30,6 +30,31 @@ def test_parts_of_a_batch_add_up() -> None:
     halves = [column_term(logits[part], labels[part], known[part]) for part in (slice(0, 2), slice(2, 6))]
     torch.testing.assert_close(halves[0].total + halves[1].total, whole.total)
     torch.testing.assert_close(halves[0].weight + halves[1].weight, whole.weight)
+
+
+def test_evidence_counts_within_the_box_and_against_it_elsewhere() -> None:
+    places = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]]).repeat(4, 1, 1).requires_grad_()
+    marks = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    marks[0, 0, 3] = 1  # within the place (0, 1)
+    marks[2] = 1
+    labels = torch.tensor([1.0, 0.0, -1.0, 1.0])  # the last one's box is out of sight
+    total, weight, _ = place_term(places, labels, marks)
+    fractured = np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.0))  # -1 where it is, 2 where it is not
+    assert float(total.detach()) == pytest.approx(fractured + np.log1p(np.exp(2.0)))
+    assert float(weight) == 2
+    total.backward()
+    assert places.grad is not None
+    assert places.grad[0, 0, 1] < 0  # to be raised
+    assert places.grad[0, 0, 0] > 0
+    assert places.grad[1, 0, 0] > 0
+    assert not places.grad[2:].any()
+
+
+def test_a_box_that_fills_the_slice_leaves_nothing_outside() -> None:
+    marks = torch.ones(1, 8, 8, dtype=torch.uint8)
+    total, weight, _ = place_term(torch.full((1, 2, 2), 1.5), torch.ones(1), marks)
+    assert float(total) == pytest.approx(np.log1p(np.exp(-1.5)))
+    assert float(weight) == 1
 
 
 def test_unknown_slices_take_no_part() -> None:

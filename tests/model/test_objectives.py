@@ -22,7 +22,8 @@ def inputs() -> Inputs:
     located = torch.tensor([[True, True], [False, True]])
     views = number[..., None, None, None].expand(2, 2, 4, 1, 8, 8).contiguous()
     known = torch.ones(2, 3, dtype=torch.bool)
-    return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long())
+    marks = (number[..., None, None] * torch.ones(8, 8)).to(torch.uint8)
+    return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long(), marks)
 
 
 def network() -> CnnLstm:
@@ -34,8 +35,11 @@ def test_each_known_slice_is_fed_once() -> None:
     objective = Slices(network(), STAGE, Ranks())
     feeds = list(objective.feeds(inputs(), seed=1))
     assert [len(feed.labels) for feed in feeds] == [4, 3]
-    fed = {int(view[0, 0, 0]): float(label) for feed in feeds for view, label in zip(*feed, strict=True)}
+    fed = {int(view[0, 0, 0]): float(label) for feed in feeds for view, label, _ in zip(*feed, strict=True)}
     assert fed == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
+    for feed in feeds:
+        assert feed.marks is not None
+        assert torch.equal(feed.marks[:, 0, 0].float(), feed.views[:, 0, 0, 0])
 
 
 def test_the_order_is_the_seeds() -> None:
@@ -52,7 +56,7 @@ def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
 
     def fed(seed: int) -> list[tuple[float, float]]:
         feeds = objective.feeds(inputs(), seed)
-        return [(float(v[0, 0, 0]), float(y)) for feed in feeds for v, y in zip(*feed, strict=True)]
+        return [(float(v[0, 0, 0]), float(y)) for feed in feeds for v, y, _ in zip(*feed, strict=True)]
 
     for seed in range(5):
         assert sorted(number for number, label in fed(seed) if label) == [0, 1]

@@ -16,12 +16,12 @@ from model.calibration import probabilities
 from model.checkpoint import MODEL, WEIGHTS, Model, load_model, save_weights
 from model.cnn_lstm import CnnLstm, NetworkSettings
 from model.data import Batches
-from model.explain import Options as ExplainOptions
 from model.explanation import draw
 from model.inputs import inputs_of
 from model.metrics import weighted_log_loss
+from model.options import ExplainOptions, PredictOptions
 from model.pictures import draw_curves, reliability_curve, roc_curve
-from model.predict import Options, predict
+from model.predict import predict
 from model.recipes import ViewSettings
 from model.submission import predict_store
 from model.views import own_labels
@@ -75,7 +75,7 @@ def test_the_table_holds_the_mean_of_the_runs(tiny_store: Store, tmp_path: Path)
         run_of(tmp_path / "b", tiny_store, seed=2, fold=1),
     ]
     out = tmp_path / "new" / "submission.csv"
-    predict_store(Options(str(tiny_store.location), tuple(runs), out, device="cpu"))
+    predict_store(PredictOptions(str(tiny_store.location), tuple(runs), out, device="cpu"))
     found = table(out)
     columns = ["C1", "C2", "patient_overall"]
     assert list(found) == [f"{uid}_{column}" for uid in tiny_store.study_uids for column in columns]
@@ -87,7 +87,7 @@ def test_the_table_holds_the_mean_of_the_runs(tiny_store: Store, tmp_path: Path)
 
 def test_a_fold_is_scored(tiny_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path / "run", tiny_store, fold=1)
-    options = Options(
+    options = PredictOptions(
         str(tiny_store.location), (run,), tmp_path / "fold.csv", fold=1, evaluate=True, json=True,
         pictures=tmp_path / "pictures", device="cpu",
     )  # fmt: skip
@@ -121,7 +121,7 @@ def test_what_has_no_crop_gets_the_weighted_prevalence(
     }
     store = build_store(tmp_path / "store", 5, fields)
     run = run_of(tmp_path / "run", store)
-    predict_store(Options(str(store.location), (run,), tmp_path / "table.csv", device="cpu"))
+    predict_store(PredictOptions(str(store.location), (run,), tmp_path / "table.csv", device="cpu"))
     found = list(table(tmp_path / "table.csv").values())
     assert found[6:9] == [0.15, 0.25, 0.45]
     assert found[9] == 0.15
@@ -134,7 +134,9 @@ def test_a_run_that_saw_the_fold_is_not_scored(tiny_store: Store, tmp_path: Path
     runs = (run_of(tmp_path / "a", tiny_store, fold=0), run_of(tmp_path / "b", tiny_store, fold=1))
     with pytest.raises(CheckpointInvalid, match="b held out fold 1"):
         predict_store(
-            Options(str(tiny_store.location), runs, tmp_path / "x.csv", fold=0, evaluate=True, device="cpu")
+            PredictOptions(
+                str(tiny_store.location), runs, tmp_path / "x.csv", fold=0, evaluate=True, device="cpu"
+            )
         )
     assert not (tmp_path / "x.csv").exists()
 
@@ -143,7 +145,9 @@ def test_a_run_that_saw_the_fold_is_not_scored(tiny_store: Store, tmp_path: Path
 def test_folds_that_cannot_be_scored(tiny_store: Store, tmp_path: Path, options: dict[str, Any]) -> None:
     run = run_of(tmp_path / "run", tiny_store)
     with pytest.raises(FoldInvalid):
-        predict_store(Options(str(tiny_store.location), (run,), tmp_path / "x.csv", device="cpu", **options))
+        predict_store(
+            PredictOptions(str(tiny_store.location), (run,), tmp_path / "x.csv", device="cpu", **options)
+        )
 
 
 def test_a_study_that_cannot_be_read_is_named(tmp_path: Path, build_store: Callable[..., Store]) -> None:
@@ -151,7 +155,7 @@ def test_a_study_that_cannot_be_read_is_named(tmp_path: Path, build_store: Calla
     run = run_of(tmp_path / "run", store)
     (tmp_path / "store" / store.arrays["mask"].key(int(store.table["row"][3]))).unlink()
     with pytest.raises(ChunkMissing) as caught:
-        predict_store(Options(str(store.location), (run,), tmp_path / "x.csv", device="cpu"))
+        predict_store(PredictOptions(str(store.location), (run,), tmp_path / "x.csv", device="cpu"))
     assert caught.value.study == store.study_uids[3]
     assert not (tmp_path / "x.csv").exists()
 
@@ -163,7 +167,7 @@ def test_a_network_that_says_no_number_is_no_missing_level(tiny_store: Store, tm
         network.sequence.own.bias[1] = torch.nan
     save_weights(run / WEIGHTS, network)
     with pytest.raises(LossNotFinite, match=tiny_store.study_uids[0]):
-        predict_store(Options(str(tiny_store.location), (run,), tmp_path / "x.csv", device="cpu"))
+        predict_store(PredictOptions(str(tiny_store.location), (run,), tmp_path / "x.csv", device="cpu"))
 
 
 def test_a_study_is_drawn(tiny_store: Store, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from model.augment import Settings
 from model.fit import augment_settings, resolved_recipe
+from model.options import TrainOptions
 from model.recipes import SHIPPED, load_recipe
-from model.train import Options
 from spine_etl.errors import RecipeInvalid
 
 
@@ -31,7 +31,7 @@ def test_the_seeds_recipe_is_the_seeds() -> None:
 
 
 def test_end2end_is_the_default_and_joint() -> None:
-    recipe = load_recipe(Options("", Path()).recipe)
+    recipe = load_recipe(TrainOptions("", Path()).recipe)
     assert recipe.name == "end2end"
     assert [stage.objective for stage in recipe.stages] == ["joint"]
     assert recipe.bf16
@@ -39,12 +39,12 @@ def test_end2end_is_the_default_and_joint() -> None:
 
 
 def test_options_change_the_recipe() -> None:
-    recipe = resolved_recipe(Options("", Path(), recipe="seed", epochs_scale=0.1, batch_size=16))
+    recipe = resolved_recipe(TrainOptions("", Path(), recipe="seed", epochs_scale=0.1, batch_size=16))
     assert [(stage.epochs, stage.patience, stage.batch_size) for stage in recipe.stages] == [
         (40, 3, 16),
         (60, 3, 16),
     ]
-    assert [stage.epochs for stage in resolved_recipe(Options("", Path(), epochs=2)).stages] == [2]
+    assert [stage.epochs for stage in resolved_recipe(TrainOptions("", Path(), epochs=2)).stages] == [2]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"epochs_scale": 0.0}])
 def test_senseless_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(RecipeInvalid):
-        resolved_recipe(Options("", Path(), **options))  # type: ignore[arg-type]
+        resolved_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]
 
 
 def test_unknown_augmentation_is_refused() -> None:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from model import stage as stage_module
 from model.fit import fit
+from model.options import TrainOptions
 from model.stage import cosine
-from model.train import Options
 from model.validation import inner_split
 from spine_etl.errors import (
     CheckpointInvalid,
@@ -135,7 +135,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     run = tmp_path / "run"
-    model = fit(Options(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
+    model = fit(TrainOptions(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
     promised = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
     assert promised <= {path.name for path in run.iterdir()}
     assert list((run / "tensorboard").glob("events*"))
@@ -154,7 +154,9 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     tiny_store: Store, tmp_path: Path, text: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = Options(where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2)
+    options = TrainOptions(
+        where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2
+    )
     fit(options)
     steps = 0
     step = stage_module.StageRun._step
@@ -169,15 +171,15 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(stage_module.StageRun, "_step", stopping)
         with pytest.raises(KeyboardInterrupt):
-            fit(Options(**{**vars(options), "out": stopped}))
+            fit(TrainOptions(**{**vars(options), "out": stopped}))
     torch.manual_seed(12345)  # another process would stand elsewhere
-    fit(Options(**{**vars(options), "out": stopped, "resume": True}))
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
     assert same_weights(whole, stopped)
     assert lines(whole) == lines(stopped)
     assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
 
 
-def command(options: Options, *starter: str) -> list[str]:
+def command(options: TrainOptions, *starter: str) -> list[str]:
     named = {"--store": options.store, "--out": options.out, "--recipe": options.recipe}
     flags = [str(part) for pair in named.items() for part in pair]
     flags += ["--save-every", str(options.save_every), "--device", "cpu"]
@@ -190,9 +192,9 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.mark.integration
 def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = Options(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
+    options = TrainOptions(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
     fit(options)
-    options = Options(**{**vars(options), "out": killed})
+    options = TrainOptions(**{**vars(options), "out": killed})
     process = subprocess.Popen(command(options), env=ONE_THREAD, stdout=subprocess.DEVNULL)
     while not (killed / "metrics.jsonl").exists() or not (killed / "metrics.jsonl").read_text():
         assert process.poll() is None, "it ended before it could be killed"
@@ -200,7 +202,7 @@ def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, 
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model.json").exists()
-    fit(Options(**{**vars(options), "resume": True}))
+    fit(TrainOptions(**{**vars(options), "resume": True}))
     assert same_weights(whole, killed)
     assert lines(whole) == lines(killed)
 
@@ -209,9 +211,9 @@ def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, 
 def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
     """Global batches, batch norms over both, losses over all weights: one training, but for rounding."""
     text = recipe(tmp_path, JOINT.format(dropout=0.0, augment=""))
-    options = Options(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
+    options = TrainOptions(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
     fit(options)
-    two = Options(**{**vars(options), "out": tmp_path / "two"})
+    two = TrainOptions(**{**vars(options), "out": tmp_path / "two"})
     starter = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     done = subprocess.run(command(two, *starter), env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -226,7 +228,7 @@ def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path:
     text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
     run = tmp_path / "run"
     with pytest.raises(LossNotFinite, match=r"studies 1\.0\d\d, 1\.0\d\d"):
-        fit(Options(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1))
+        fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1))
     state = torch.load(run / "last.pt", weights_only=True)
     assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
 
@@ -238,7 +240,7 @@ def test_a_lost_object_names_the_study(
     study = int(np.flatnonzero(store.table["fold"] != 0)[3])
     (tmp_path / "store" / store.arrays["image"].key(int(store.table["row"][study]))).unlink()
     with pytest.raises(ChunkMissing) as caught:
-        fit(Options(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
     assert caught.value.study == store.study_uids[study]
 
 
@@ -257,23 +259,23 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     known = {"device": "cpu", "recipe": joint, **options}
     with pytest.raises(refusal):
-        fit(Options(where(tiny_store), tmp_path / "run", **known))
+        fit(TrainOptions(where(tiny_store), tmp_path / "run", **known))
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(
     tiny_store: Store, tmp_path: Path, joint: str, build_store: Callable[..., Store]
 ) -> None:
-    options = Options(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
+    options = TrainOptions(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
     fit(options)
     with pytest.raises(CheckpointInvalid, match="already"):
         fit(options)
     with pytest.raises(CheckpointInvalid, match="recipe"):
-        fit(Options(**{**vars(options), "resume": True, "epochs": 2}))
+        fit(TrainOptions(**{**vars(options), "resume": True, "epochs": 2}))
     with pytest.raises(CheckpointInvalid, match="fold"):
-        fit(Options(**{**vars(options), "resume": True, "fold": 1}))
+        fit(TrainOptions(**{**vars(options), "resume": True, "fold": 1}))
     other = build_store(tmp_path / "other", 15)
     with pytest.raises(CheckpointInvalid, match="root_digest"):
-        fit(Options(**{**vars(options), "resume": True, "store": where(other)}))
+        fit(TrainOptions(**{**vars(options), "resume": True, "store": where(other)}))
 
 
 def test_a_fold_without_fractures_is_refused(
@@ -282,7 +284,7 @@ def test_a_fold_without_fractures_is_refused(
     sound = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
     store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), sound))
     with pytest.raises(FoldInvalid):
-        fit(Options(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
 
 
 def test_the_inner_split_holds_both_kinds_and_nothing_of_the_fold(tiny_store: Store) -> None:
@@ -311,7 +313,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "tyro" in imported
     assert not imported & {"torch", "monai", "zarr", "numpy", "matplotlib"}
-    absent = Options(str(tmp_path / "none"), tmp_path / "run")
+    absent = TrainOptions(str(tmp_path / "none"), tmp_path / "run")
     wrong = subprocess.run(command(absent), capture_output=True, text=True, env=ONE_THREAD)
     assert wrong.returncode == 1
     assert wrong.stderr.strip().startswith("error: [STORE_NOT_FOUND]")
@@ -323,5 +325,5 @@ def test_the_command_line(tmp_path: Path) -> None:
 def test_on_a_gpu(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     text = Path(joint).read_text().replace('name = "tiny"', 'name = "tiny"\nbf16 = true')
     run = tmp_path / "run"
-    fit(Options(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cuda"))
+    fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cuda"))
     assert np.isfinite([line["train_loss"] for line in lines(run)]).all()

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from model.targets import NO_BOX
 from model.views import (
     BONE,
     THREE_WINDOWS,
     Window,
     at_positions,
+    box_marks,
     own_labels,
     slice_positions,
     stack_2_5d,
@@ -69,6 +71,25 @@ def test_positions_at_the_ends_of_the_crop() -> None:
     assert slice_positions(mask, OWN[:1], positions=15)[0, 0].tolist() == [
         int(np.round(30 * i / 14)) for i in range(15)
     ]
+
+
+def test_positions_slide_but_not_beyond_the_vertebra() -> None:
+    _, mask = crops()
+    slide = torch.tensor([[0.5, 0.0], [-1.0, 0.5]])
+    z = slice_positions(mask, OWN, 5, slide)
+    assert z.tolist() == [[[5, 7, 9, 11, 12], [7, 8, 8, 8, 9]], [[4, 4, 6, 8, 10], [-1] * 5]]
+
+
+def test_a_box_marks_the_voxels_it_touches() -> None:
+    boxes = torch.tensor(NO_BOX).repeat(1, 2, 20, 1)
+    boxes[0, 0, 6] = torch.tensor([1.0, 2.6, 2.2, 4.4])
+    boxes[0, 0, 8] = torch.tensor([-3.0, 4.0, 0.6, 30.0])
+    z = torch.tensor([[[4, 6, 8], [-1, -1, -1]]])
+    marks = box_marks(boxes, z, (4, 6))
+    expected = torch.zeros(1, 2, 3, 4, 6, dtype=torch.uint8)
+    expected[0, 0, 1, 1:3, 3:5] = 1
+    expected[0, 0, 2, 0:2, 4:6] = 1
+    assert torch.equal(marks, expected)
 
 
 def test_a_stack_is_what_a_plain_loop_gathers() -> None:
