@@ -21,6 +21,7 @@ environment: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p .make && touch $@
 
+# The study that is drawn is the held-out one with the highest patient score.
 demo: .venv/ready $(DEMO)/source
 	$(BIN)/python -m flows.build_dataset --source $(DEMO)/source --store $(DEMO)/store --recipe quick
 	$(BIN)/python -m spine_etl check $(DEMO)/store
@@ -29,11 +30,19 @@ demo: .venv/ready $(DEMO)/source
 		$(BIN)/python -m spine_etl show --source $(DEMO)/source --study $$study --out $(DEMO)/pictures && \
 		$(BIN)/python -m spine_etl show --store $(DEMO)/store --study $$study --out $(DEMO)/pictures && break; \
 	done
+	@test -e $(DEMO)/run || { rm -rf $(DEMO)/run.part && \
+		$(BIN)/python -m model.train --store $(DEMO)/store --out $(DEMO)/run.part --recipe quick --fold 0 && \
+		mv $(DEMO)/run.part $(DEMO)/run; }
+	$(BIN)/python -m model.predict --store $(DEMO)/store --checkpoint $(DEMO)/run --out $(DEMO)/fold0.csv \
+		--fold 0 --evaluate --pictures $(DEMO)/pictures
+	@study=$$(grep _patient_overall $(DEMO)/fold0.csv | sort -t, -k2 -g | tail -n 1 | sed 's/_patient_overall.*//'); \
+	$(BIN)/python -m model.explain --store $(DEMO)/store --checkpoint $(DEMO)/run --study $$study \
+		--out $(DEMO)/pictures/explained.png
 
 # Made under another name first: an interrupted run leaves no half a source.
 $(DEMO)/source: | .venv/ready
 	rm -rf $@.part
-	$(BIN)/python -m spine_etl phantom --out $@.part --studies 8 --seed 1 --slices 160 --size 256
+	$(BIN)/python -m spine_etl phantom --out $@.part --studies 20 --seed 1 --slices 160 --size 256 --masked-share 1
 	mv $@.part $@
 
 lint: .venv/ready

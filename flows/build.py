@@ -10,7 +10,8 @@ from dask.distributed import Client
 from distributed.scheduler import KilledWorker
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.cluster import TRIES, connect
@@ -70,7 +71,8 @@ def work(plan: Plan, workers: int, dask: str | None, progress: Progress) -> list
     with connect(workers, dask) as client:
         study_task = task(name="study", task_run_name="{uid}")(_study_task(plan, client, records, progress))
         in_flight = 2 * sum(client.nthreads().values())
-        with ThreadPoolTaskRunner(max_workers=max(2, in_flight)) as runner:
+        threads: ThreadPoolTaskRunner[State[None]] = ThreadPoolTaskRunner(max_workers=max(2, in_flight))
+        with threads as runner:
             futures = [
                 runner.submit(study_task, parameters={"uid": study.uid, "row": plan.first_row + index})
                 for index, study in enumerate(plan.pending)

@@ -128,7 +128,7 @@ class EvidenceEncoder(nn.Module):
         super().__init__()
         self.trunk, features = narrow_trunk(channels)
         self.evidence = nn.Conv2d(features, 1 + _EMBEDDING, 1)
-        nn.init.constant_(self.evidence.bias, _RARE)
+        nn.init.constant_(self.evidence.get_parameter("bias"), _RARE)
 
     def forward(self, slices: Tensor) -> Encoding:
         """Slices are (n, channels, y, x)."""

@@ -205,15 +205,17 @@ class _Training:
                 seed=self.recipe.seed, ranks=self.ranks,
             )  # fmt: skip
             return batches, _fields, partial(self._sequence_loss, validation)
-        studies = stage.batch_size
+        view, studies = self.recipe.view, stage.batch_size
         if stage.objective == "slices":
-            # Enough studies at a time for some eight steps, so that a step's slices come from several.
-            studies = max(2, 8 * stage.batch_size // (len(self.store.levels) * self.recipe.view.positions))
+            view, studies = (
+                view.model_copy(update={"positions": stage.positions or view.positions}),
+                stage.studies,
+            )
         source = Batches(
             self.store, learning, batch_size=max(1, studies // world), device=self.device,
             seed=self.recipe.seed, rank=self.ranks.rank, world=world,
         )  # fmt: skip
-        inputs = partial(inputs_of, own=self.own, view=self.recipe.view, augment=self.augment)
+        inputs = partial(inputs_of, own=self.own, view=view, augment=self.augment)
         return source, inputs, self._slice_loss if stage.objective == "slices" else self._column_loss
 
     def _column_loss(self) -> float:

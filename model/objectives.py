@@ -76,8 +76,10 @@ class Slices:
         known = inputs.located[..., None] & (inputs.slices >= 0)
         views, labels = inputs.views[known], inputs.slices[known]
         marks = None if inputs.marks is None else inputs.marks[known]
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-        order = self._thinned(order, labels)
+        generator = torch.Generator().manual_seed(seed)
+        order = self._thinned(torch.randperm(len(labels), generator=generator).to(labels.device), labels)
+        # Thinning took from the end alone: mixed again, or the last steps would see nothing but fractures.
+        order = order[torch.randperm(len(order), generator=generator).to(labels.device)]
         for part in order.tensor_split(self._steps(len(order), labels.device)):
             yield SliceFeed(views[part], labels[part], None if marks is None else marks[part])
 

@@ -119,7 +119,7 @@ def at_positions(values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return values.gather(-1, z.clamp(min=0)).masked_fill(z < 0, -1)
 
 
-def box_marks(boxes: torch.Tensor, z: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+def box_marks(boxes: torch.Tensor, z: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Where the boxes lie in the slices at positions: uint8 (b, level, position, y, x), 1 within, else 0.
 
     ``boxes`` (b, level, z, 4) as `Targets.slice_box`, ``z`` as `slice_positions`, ``shape`` (y, x) of a

@@ -68,6 +68,9 @@ class Stage(_Frozen):
     schedule
         ``plateau``: halved after ``patience`` epochs without a better validation loss. ``cosine``: risen over
         ``warmup`` (a share of all steps), then down to zero along a half cosine.
+    studies, positions
+        ``slices``: studies that are read together and their slices shuffled, over all ranks; slices looked
+        at in each vertebra, those of the view by default.
     negatives
         ``slices``: unfractured slices for each fractured one, drawn anew each time; all by default.
     slice_factor
@@ -87,6 +90,8 @@ class Stage(_Frozen):
     schedule: Literal["plateau", "cosine"] = "cosine"
     patience: _Positive = 30
     warmup: _Share = 0.05
+    studies: _Positive = 16
+    positions: _Positive | None = None
     negatives: Annotated[float, Field(gt=0)] | None = None
     slice_factor: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -93,8 +94,6 @@ def read_memmap(path: Path) -> np.ndarray:
 
 
 def read_blosc2(path: Path) -> np.ndarray:
-    import blosc2
-
     blosc2.set_nthreads(1)
     opened = blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
     return np.asarray(opened[:])
@@ -102,8 +101,6 @@ def read_blosc2(path: Path) -> np.ndarray:
 
 def write_blosc2(path: Path, values: np.ndarray) -> None:
     """As nnU-Net saves a case: Zstandard at level 8; a chunk for each crop, since whole crops are read."""
-    import blosc2
-
     blosc2.asarray(
         np.ascontiguousarray(values), urlpath=str(path), chunks=(1, *values.shape[1:]),
         cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "nthreads": THREADS},
@@ -141,15 +138,10 @@ def contenders(store: Store, folder: Path, batch_size: int) -> Iterator[tuple[st
     plain = DataLoader(Files(memmap, "npy", labels, read_memmap), **workers)
     yield ".npy memmap in DataLoader", lambda: plain, megabytes(memmap)
 
-    try:
-        import blosc2  # noqa: F401
-    except ImportError:
-        print("\nblosc2 is not installed: its row is left out")
-    else:
-        packed = folder / "blosc2"
-        save(store, packed, "b2nd", write_blosc2)
-        cases = DataLoader(Files(packed, "b2nd", labels, read_blosc2), **workers)
-        yield "blosc2 as in nnU-Net, DataLoader", lambda: cases, megabytes(packed)
+    packed = folder / "blosc2"
+    save(store, packed, "b2nd", write_blosc2)
+    cases = DataLoader(Files(packed, "b2nd", labels, read_blosc2), **workers)
+    yield "blosc2 as in nnU-Net, DataLoader", lambda: cases, megabytes(packed)
 
     cache = folder / "monai"
     entries = [{"study": study} for study in range(len(store))]

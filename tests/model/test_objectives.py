@@ -64,6 +64,18 @@ def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
     assert len({number for seed in range(20) for number, label in fed(seed) if not label}) == 5
 
 
+def test_every_step_sees_both_kinds() -> None:
+    many = inputs()
+    slices = torch.zeros(2, 2, 400)
+    slices[0, 0, ::10] = 1
+    wide = {name: getattr(many, name)[:, :, :1].repeat_interleave(400, 2) for name in ("views", "marks")}
+    many = Inputs(**{**vars(many), **wide, "slices": slices})
+    objective = Slices(network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 40}), Ranks())
+    shares = [float(feed.labels.mean()) for feed in objective.feeds(many, seed=1)]
+    assert len(shares) == 4  # 40 fractured, 120 others
+    assert all(0.1 < share < 0.45 for share in shares)  # a quarter, give or take
+
+
 def test_the_slice_objective_leaves_the_lstm_alone() -> None:
     whole = network()
     objective = Slices(whole, STAGE, Ranks())
