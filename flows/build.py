@@ -15,7 +15,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.cluster import TRIES, connect
-from flows.plan import Plan, plan_build
+from flows.plan import Plan, load_localizer, plan_build
 from flows.summary import Summary, finish
 from spine_etl import crops, resample
 from spine_etl.errors import WorkerLost
@@ -30,11 +30,16 @@ _ARTIFACT_ROWS = 2000
 
 @flow(name="build-dataset")
 def build_dataset(
-    source: str, store: str, recipe: Recipe, workers: int = 2, dask: str | None = None
+    source: str,
+    store: str,
+    recipe: Recipe,
+    workers: int = 2,
+    dask: str | None = None,
+    localizer: str | None = None,
 ) -> dict[str, Any]:
     """Build ``source`` into ``store``: what a deployment runs."""
     began = time.monotonic()
-    plan = plan_build(source, store, recipe, threads=workers)
+    plan = plan_build(source, store, recipe, threads=workers, localizer=load_localizer(localizer, recipe))
     return _work_and_finish(plan, workers, dask, lambda record: None, began).line()
 
 
@@ -90,7 +95,9 @@ def _study_task(
 
     def study(uid: str, row: int) -> State[None]:
         try:
-            record: Record = client.submit(process_study, studies[uid], plan.writer, row, pure=False).result()
+            record: Record = client.submit(
+                process_study, studies[uid], plan.writer, row, localizer=plan.localizer, pure=False
+            ).result()
         except KilledWorker:
             record = _worker_lost(plan, studies[uid])
         records.append(record)
@@ -102,7 +109,7 @@ def _study_task(
 
 def _worker_lost(plan: Plan, study: Study) -> Record:
     lost = WorkerLost(f"it took {TRIES} workers with it.", study=study.uid)
-    record = refuse(study, plan.writer.recipe, lost, transient=True)
+    record = refuse(study, plan.writer.recipe, lost, transient=True, localizer=plan.localizer)
     plan.writer.write_record(record)
     return record
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spine_etl.errors import SpineError
+from spine_etl.localization import Localizer
 from spine_etl.pipeline import source_digest
 from spine_etl.recipe import Recipe
 from spine_etl.store.record import Record
@@ -24,6 +25,7 @@ class Plan:
     """
 
     writer: StoreWriter
+    localizer: Localizer | None = None
     pending: list[Study] = field(default_factory=list)
     finished: list[Record] = field(default_factory=list)
     committed: int = 0
@@ -31,8 +33,32 @@ class Plan:
     without_images: list[str] = field(default_factory=list)
 
 
-def plan_build(source: str | Path, store: str | Path, recipe: Recipe, *, threads: int) -> Plan:
-    """Compare the source folder with the store, by content.
+def load_localizer(folder: str | None, recipe: Recipe) -> Localizer | None:
+    """The localizer of a run's folder; torch is needed only where there is one.
+
+    Raises
+    ------
+    CheckpointInvalid
+        If the folder holds none, or one for another recipe.
+    """
+    if folder is None:
+        return None
+    from model.localizer import loaded
+
+    localizer = loaded(folder)
+    localizer.check(recipe)
+    return localizer
+
+
+def plan_build(
+    source: str | Path,
+    store: str | Path,
+    recipe: Recipe,
+    *,
+    threads: int,
+    localizer: Localizer | None = None,
+) -> Plan:
+    """Compare the source folder with the store, by content. ``localizer`` is for studies without a mask.
 
     Raises
     ------
@@ -43,7 +69,7 @@ def plan_build(source: str | Path, store: str | Path, recipe: Recipe, *, threads
     """
     levels = list(recipe.levels)
     studies = discover_studies(source, levels)
-    plan = Plan(StoreWriter(store, recipe), without_images=studies_without_images(source, levels))
+    plan = Plan(StoreWriter(store, recipe), localizer, without_images=studies_without_images(source, levels))
     latest = plan.writer.latest()
     known = {}
     if latest:
@@ -51,19 +77,19 @@ def plan_build(source: str | Path, store: str | Path, recipe: Recipe, *, threads
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
         known = dict(zip(latest.study_uids, digests, strict=True))
     with ThreadPoolExecutor(threads) as pool:
-        findings = pool.map(lambda study: _look_at(study, known.get(study.uid), plan.writer), studies)
+        findings = pool.map(lambda study: _look_at(study, known.get(study.uid), plan), studies)
         for study, finding in zip(studies, findings, strict=True):
             _sort_in(plan, study, finding)
     return plan
 
 
-def _look_at(study: Study, known: str | None, writer: StoreWriter) -> bool | Record | None:
+def _look_at(study: Study, known: str | None, plan: Plan) -> bool | Record | None:
     """True: committed and unchanged. A record: finished by an earlier run. None: to be worked on."""
-    record = None if known else writer.record(study.uid)
+    record = None if known else plan.writer.record(study.uid)
     if not known and (record is None or (record.refusal and record.refusal.transient)):
         return None
     try:
-        digest = source_digest(study)
+        digest = source_digest(study, localizer=plan.localizer)
     except (SpineError, OSError):
         return None
     if digest != (known or (record.source_digest if record else None)):

@@ -72,3 +72,37 @@ class ExplainOptions:
     """The picture to write (PNG)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class TrainLocalizerOptions:
+    """Train a network for each fold to find C1-C7 in overviews, and what their order is like."""
+
+    store: str
+    """The store: a folder or a URL."""
+    out: Path
+    """Folder of the localizer; folds that are finished there are left alone."""
+    fold: int | None = None
+    """Only the network that holds this fold out; all by default."""
+    epochs: int = 30
+    """Times that each study is seen."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class ApplyLocalizerOptions:
+    """Localize the studies without a mask; with --evaluate, score those that have one."""
+
+    store: str
+    """The store: a folder or a URL."""
+    checkpoint: Path
+    """Folder of the localizer."""
+    out: Path | None = None
+    """The table to write: study, level, centre in LPS millimetres, confidence."""
+    evaluate: bool = False
+    """Score every study with a mask by the network that never saw it."""
+    json: bool = False
+    """End with one line of JSON on standard output."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""

@@ -143,6 +143,29 @@ def box_levels(
     return [_box_level(box, volume, label_map, recipe) for box in boxes]
 
 
+def shown_slices(label: int, volume: Volume, label_map: LabelMap) -> tuple[int, int] | None:
+    """File numbers of the lowest and the highest slice of the CT that the label reaches into.
+
+    A slice reaches half way to its neighbours. None where the files' names hold no numbers, or the label
+    lies beyond the CT's slices.
+    """
+    box = find_levels(label_map).get(label)
+    if box is None or volume.file_numbers is None:
+        return None
+    part = tuple(slice(low, high + 1) for low, high in zip(box.low, box.high, strict=True))
+    voxels = np.argwhere(label_map.labels[part] == label) + np.array(box.low)
+    places = volume.grid.to_index(label_map.grid.to_mm(voxels))[:, 0]
+    own = np.arange(volume.voxels.shape[0]) if volume.slice_coordinates is None else volume.slice_coordinates
+    middles = (own[1:] + own[:-1]) / 2
+    if places.max() < -0.5 or places.min() > own[-1] + 0.5:
+        return None
+    ends = np.searchsorted(middles, [places.min(), places.max()])
+    if volume.grid.to_mm([0, 0, 0])[2] > volume.grid.to_mm([1, 0, 0])[2]:
+        ends = ends[::-1]
+    first, last = volume.file_numbers[ends].tolist()
+    return (first, last) if min(first, last) >= 0 else None
+
+
 def warm_up() -> None:
     """Compile the kernel, or load it from the cache, so that no worker does so in its first study."""
     find_levels(LabelMap(np.zeros((1, 1, 1), np.uint8), Grid((1, 1, 1), np.eye(4))))

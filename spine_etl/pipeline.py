@@ -22,22 +22,31 @@ from spine_etl.crops import (
     crop_grids,
     find_levels,
     overview_grid,
+    shown_slices,
 )
 from spine_etl.dicom import read_series, series_files
 from spine_etl.digest import combine, file_digest
 from spine_etl.errors import SpineError, StoreError, Unexpected
 from spine_etl.geometry import Grid
+from spine_etl.localization import LEAST_CONFIDENCE, Localization, Localizer
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import coverage, sample_image, sample_labels
-from spine_etl.store.record import BoxRecord, LevelRecord, Record
+from spine_etl.store.record import BoxRecord, LevelRecord, MaskSource, Record
 from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from spine_etl.studies import Study
 from spine_etl.volume import AIR_HU, LabelMap, Volume
 
 
-def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: int = 1) -> Record:
+def process_study(
+    study: Study,
+    writer: StoreWriter,
+    row: int = 0,
+    *,
+    threads: int = 1,
+    localizer: Localizer | None = None,
+) -> Record:
     """Read a study, cut its crops, store its row, and return (and store) its record.
 
     Parameters
@@ -50,6 +59,8 @@ def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: i
         The first row to try; the next free one is taken.
     threads
         Threads for reading and resampling: 1 where each study has a worker process.
+    localizer
+        Finds the levels where the study has no segmentation; without it such a study has no crops.
 
     Returns
     -------
@@ -62,17 +73,17 @@ def process_study(study: Study, writer: StoreWriter, row: int = 0, *, threads: i
         Where the store cannot be written: that is no fault of the study.
     """
     try:
-        crops = crop_study(study, writer.recipe, threads=threads)
+        crops = crop_study(study, writer.recipe, threads=threads, localizer=localizer)
         taken, digests = writer.write_row(row, crops.voxels)
         record = _record(study, writer.recipe, crops, taken, digests)
     except StoreError:
         raise
     except SpineError as error:
-        record = refuse(study, writer.recipe, error, threads=threads)
+        record = refuse(study, writer.recipe, error, threads=threads, localizer=localizer)
     except Exception as error:  # a defect of ours must not stop the other studies
         # The message may quote the header, so only the kind of error is told.
         fault = Unexpected(f"{type(error).__name__} while it was read or cropped.", study=study.uid)
-        record = refuse(study, writer.recipe, fault, transient=True, threads=threads)
+        record = refuse(study, writer.recipe, fault, transient=True, threads=threads, localizer=localizer)
     writer.write_record(record)
     return record
 
@@ -90,14 +101,18 @@ class StudyCrops:
     overview: Grid
     levels: dict[str, LevelRecord]
     boxes: tuple[BoxRecord, ...]
-    masked: bool
+    mask_source: MaskSource
     facts: Mapping[str, object]
     warnings: tuple[str, ...]
     source_digest: str
 
 
-def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
+def crop_study(
+    study: Study, recipe: Recipe, *, threads: int = 1, localizer: Localizer | None = None
+) -> StudyCrops:
     """Read a study and sample its crops and its overview, each straight from the native grids.
+
+    Without a segmentation the levels are those that the localizer finds in the overview and is sure of.
 
     Raises
     ------
@@ -110,18 +125,28 @@ def crop_study(study: Study, recipe: Recipe, *, threads: int = 1) -> StudyCrops:
     if mask:
         check_labels(mask, recipe)
         check_overlap(mask, volume.grid)
-    grids = crop_grids(mask, recipe) if mask else {}
     overview = overview_grid(volume.grid, recipe)
+    voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
+    sample_image(volume, overview, out=voxels["overview/image"], threads=threads)
+    mask_source: MaskSource = "given" if mask else "none"
+    digest = mask.source_digest if mask else ""
+    found = None
+    if localizer and mask is None:
+        found = localizer.localize(voxels["overview/image"], recipe)
+        mask_source, digest = "predicted", localizer.digest
+        mask = LabelMap(found.sure(recipe), overview)
+    grids = crop_grids(mask, recipe) if mask else {}
+    _sample(volume, mask, recipe, grids, overview, voxels, threads)
     return StudyCrops(
-        voxels=_sample(volume, mask, recipe, grids, overview, threads),
+        voxels=voxels,
         grids=grids,
         overview=overview,
-        levels={level: _level_record(level, recipe, volume, mask, grids) for level in recipe.levels},
+        levels={level: _level_record(level, recipe, volume, mask, grids, found) for level in recipe.levels},
         boxes=_box_records(study, recipe, volume, mask, grids),
-        masked=mask is not None,
+        mask_source=mask_source,
         facts=volume.facts,
         warnings=volume.warnings,
-        source_digest=_combined(study, volume.source_digest, mask.source_digest if mask else ""),
+        source_digest=_combined(study, volume.source_digest, digest),
     )
 
 
@@ -141,10 +166,10 @@ def _sample(
     recipe: Recipe,
     grids: Mapping[str, Grid],
     overview: Grid,
+    voxels: dict[str, npt.NDArray[Any]],
     threads: int,
-) -> dict[str, npt.NDArray[Any]]:
-    """The row's arrays by name, each voxel written once: sampled, or air without a label."""
-    voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
+) -> None:
+    """Fill the row's other arrays, each voxel written once: sampled, or air without a label."""
     for index, level in enumerate(recipe.levels):
         image, labels = voxels["image"][index], voxels["mask"][index]
         if mask and level in grids:
@@ -153,32 +178,39 @@ def _sample(
         else:
             image.fill(AIR_HU)
             labels.fill(0)
-    sample_image(volume, overview, out=voxels["overview/image"], threads=threads)
     if mask:
         sample_labels(mask, overview, out=voxels["overview/mask"], threads=threads)
     else:
         voxels["overview/mask"].fill(0)
-    return voxels
 
 
-def source_digest(study: Study, *, threads: int = 1) -> str:
+def source_digest(study: Study, *, threads: int = 1, localizer: Localizer | None = None) -> str:
     """Digest of all that the study's row depends on, from its files alone: nothing is decoded.
 
-    Equal to the ``source_digest`` of its record as long as no byte of them changed.
+    Equal to the ``source_digest`` of its record as long as no byte of them changed, nor, for a study
+    without a segmentation, the localizer.
     """
     files = series_files(study.folder)
     with ThreadPoolExecutor(threads) as pool:
         digests = list(pool.map(file_digest, files))
     series = combine((path.name, digest) for path, digest in zip(files, digests, strict=True))
-    return _combined(study, series, file_digest(study.mask) if study.mask else "")
+    if study.mask:
+        return _combined(study, series, file_digest(study.mask))
+    return _combined(study, series, localizer.digest if localizer else "")
 
 
 def refuse(
-    study: Study, recipe: Recipe, error: SpineError, *, transient: bool = False, threads: int = 1
+    study: Study,
+    recipe: Recipe,
+    error: SpineError,
+    *,
+    transient: bool = False,
+    threads: int = 1,
+    localizer: Localizer | None = None,
 ) -> Record:
     """The record of a study that cannot be used, and why."""
     try:
-        digest = source_digest(study, threads=threads)
+        digest = source_digest(study, threads=threads, localizer=localizer)
     except (SpineError, OSError):
         digest = ""  # never equal to a later digest: the study is looked at again next time
     return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
@@ -196,7 +228,7 @@ def _record(study: Study, recipe: Recipe, crops: StudyCrops, row: int, digests: 
         source_digest=crops.source_digest,
         row=row,
         digests=digests,
-        mask_source="given" if crops.masked else "none",
+        mask_source=crops.mask_source,
         levels=crops.levels,
         overview_origin_mm=crops.overview.origin_mm,
         fracture=study.labels or {},
@@ -207,12 +239,23 @@ def _record(study: Study, recipe: Recipe, crops: StudyCrops, row: int, digests: 
 
 
 def _level_record(
-    level: str, recipe: Recipe, volume: Volume, mask: LabelMap | None, grids: Mapping[str, Grid]
+    level: str,
+    recipe: Recipe,
+    volume: Volume,
+    mask: LabelMap | None,
+    grids: Mapping[str, Grid],
+    found: Localization | None,
 ) -> LevelRecord:
-    if mask is None or level not in grids:
-        return LevelRecord(status="absent" if mask else "unlocated")
+    """Absent is what the mask does not show; a level that was found, but not for sure, is unlocated."""
+    confidence = found.confidence[level] if found else 1.0
+    if mask is None or (level not in grids and found and 0 < confidence < LEAST_CONFIDENCE):
+        return LevelRecord(status="unlocated", confidence=confidence if found else 0.0)
+    if level not in grids:
+        return LevelRecord(status="absent")
     return LevelRecord(
         status="located",
+        confidence=confidence,
+        slices=shown_slices(recipe.levels[level], volume, mask),
         origin_mm=grids[level].origin_mm,
         coverage=coverage(volume.grid, grids[level]),
         volume_mm3=find_levels(mask)[recipe.levels[level]].volume_mm3,

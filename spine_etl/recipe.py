@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from spine_etl.errors import RecipeInvalid
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the layout of the store changes."""
 
 NUMBERS_VERSION = 1

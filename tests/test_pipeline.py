@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
+from spine_etl.crops import overview_grid
 from spine_etl.dicom import read_series
+from spine_etl.geometry import Grid
+from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
 from spine_etl.phantom import PhantomStudy, write_phantom
 from spine_etl.pipeline import crop_study, process_study, source_digest
@@ -19,6 +23,7 @@ from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.writer import StoreWriter
 from spine_etl.studies import Study, discover_studies
+from spine_etl.volume import LabelMap
 
 QUICK = load_recipe(Path(__file__).parents[1] / "flows/recipes/quick.yaml")
 Phantom = tuple[Path, dict[str, PhantomStudy]]
@@ -107,6 +112,81 @@ def test_without_a_mask_a_study_is_stored_unlocated(phantom: Phantom, tmp_path: 
     store = writer.commit([record])
     assert (store.image(0) == -1024).all()
     assert store.read("overview/image", 0).max() > 300
+
+
+class Seer:
+    """Answers with the mask that the study is made to lack, as sure of each level as it is told to be."""
+
+    digest = "seen"
+
+    def __init__(self, mask: LabelMap, ct: Grid, confidence: dict[str, float]) -> None:
+        self.labels = sample_labels(mask, overview_grid(ct, QUICK))
+        self.confidence = dict.fromkeys(QUICK.levels, 1.0) | confidence
+
+    def localize(self, image: np.ndarray, recipe: Recipe) -> Localization:
+        assert image.shape == recipe.overview.shape
+        assert image.max() > 300
+        return Localization(self.labels, self.confidence)
+
+
+def test_predicted_levels_are_cropped_like_given_ones(
+    masked: list[tuple[Study, PhantomStudy]], tmp_path: Path
+) -> None:
+    study, truth = masked[0]
+    assert study.mask is not None
+    mask, ct = read_label_map(study.mask), read_series(study.folder).grid
+    seer = Seer(mask, ct, {"C4": 0.3})
+    blind = replace(study, mask=None)
+    writer = StoreWriter(tmp_path, QUICK)
+    record = process_study(blind, writer, localizer=seer)
+    assert record.refusal is None
+    assert record.mask_source == "predicted"
+    store = writer.commit([record])
+    given = crop_study(study, QUICK)
+    for index, (level, label) in enumerate(QUICK.levels.items()):
+        if level == "C4":  # found, but not for sure: marked missing, nothing invented
+            assert record.levels[level].status == "unlocated"
+            assert store.table["level_confidence"][0, index] == np.float32(0.3)
+            assert (store.mask(0)[index] == 0).all()
+            assert (store.image(0)[index] == -1024).all()
+        elif level in given.grids:
+            assert record.levels[level].status == "located"
+            apart = store.crop_grid(0, level).center_mm - given.grids[level].center_mm
+            assert np.abs(apart).max() <= QUICK.overview.spacing_mm / 2 + 0.5  # its voxels end where they end
+            found = store.crop_grid(0, level).to_mm(np.argwhere(store.mask(0)[index] == label).mean(axis=0))
+            assert np.linalg.norm(found - truth.levels[level].centroid_mm) < 2.0
+
+
+def test_another_localizer_is_another_source_where_there_is_no_mask(
+    masked: list[tuple[Study, PhantomStudy]],
+) -> None:
+    study, _ = masked[0]
+    assert study.mask is not None
+    seer = Seer(read_label_map(study.mask), read_series(study.folder).grid, {})
+    blind = replace(study, mask=None)
+    assert source_digest(study, localizer=seer) == source_digest(study)
+    first, none = source_digest(blind, localizer=seer), source_digest(blind)
+    seer.digest = "seen otherwise"
+    assert len({first, none, source_digest(blind, localizer=seer)}) == 3
+    assert crop_study(blind, QUICK, localizer=seer).source_digest == source_digest(blind, localizer=seer)
+
+
+def test_slices_say_which_levels_they_show(masked: list[tuple[Study, PhantomStudy]]) -> None:
+    """Against the mask itself, which lies on the CT's own grid: what it holds in each file's slice."""
+    for study, _ in masked[:3]:
+        assert study.mask is not None
+        volume = read_series(study.folder)
+        labels = sample_labels(read_label_map(study.mask), volume.grid)
+        assert volume.file_numbers is not None
+        levels = crop_study(study, QUICK).levels
+        for level, label in QUICK.levels.items():
+            shown = np.flatnonzero((labels == label).any(axis=(1, 2)))
+            if not len(shown):
+                assert levels[level].slices is None
+                continue
+            heights = [volume.grid.to_mm((z, 0, 0))[2] for z in (shown[0], shown[-1])]
+            ends = shown[[0, -1]] if heights[0] < heights[1] else shown[[-1, 0]]
+            assert levels[level].slices == tuple(volume.file_numbers[ends].tolist())
 
 
 def test_digest_of_the_files_is_the_digest_of_the_record(phantom: Phantom, tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ UNKNOWN = -1
 """Label of a level or patient that the label table does not name."""
 
 
+MaskSource = Literal["none", "given", "predicted"]
+"""Where a study's mask came from: its own segmentation, a localizer, or nowhere."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,12 +31,19 @@ class Refusal(_Frozen):
 
 
 class LevelRecord(_Frozen):
-    """One level of a study. ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0)."""
+    """One level of a study.
+
+    ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0). ``confidence`` is 1 where a segmentation
+    shows the level, and the localizer's where that found it. ``slices`` are the numbers in the file names of
+    the lowest and the highest slice that show the level; those between show it too, and may show others.
+    """
 
     status: Literal["unlocated", "located", "absent"]
     origin_mm: tuple[float, float, float] | None = None
     coverage: float = 0.0
     volume_mm3: float = 0.0
+    confidence: float = 0.0
+    slices: tuple[int, int] | None = None
 
 
 class BoxRecord(_Frozen):
@@ -60,7 +71,7 @@ class Record(_Frozen):
     refusal: Refusal | None = None
     row: int | None = None
     digests: dict[str, str] = {}
-    mask_source: Literal["none", "given", "predicted"] = "none"
+    mask_source: MaskSource = "none"
     levels: dict[str, LevelRecord] = {}
     overview_origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     fracture: dict[str, int] = {}

@@ -25,6 +25,8 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "mask_source": ("study",),
     "coverage": ("study", "level"),
     "volume_mm3": ("study", "level"),
+    "level_confidence": ("study", "level"),
+    "level_slices": ("study", "level", "end"),
     "crop_origin_mm": ("study", "level", "axis"),
     "overview_origin_mm": ("study", "axis"),
     "source_digest": ("study", "byte"),
@@ -35,7 +37,8 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "box_level": ("box",),
     "box_crop": ("box", "level", "corner"),
 }
-"""Columns and their axes: axis is L, P, S; pixel is x, y, width, height; corner is z0, y0, x0, z1, y1, x1."""
+"""Columns and their axes: axis is L, P, S; pixel is x, y, width, height; corner is z0, y0, x0, z1, y1, x1;
+end is the lower and the upper."""
 
 NO_FOLD = -1
 
@@ -45,7 +48,8 @@ class VersionTable:
     """Studies in the order of their UIDs, boxes in the order of their studies.
 
     ``columns`` holds the arrays that `DIMENSIONS` names: ``study_uid`` (study, 64) ASCII padded with
-    zeros; ``fracture`` and ``patient_overall`` 0, 1 or -1 (unknown); ``box_level`` the level's index or -1;
+    zeros; ``level_slices`` the file numbers of the lowest and the highest slice that show a level, or -1;
+    ``fracture`` and ``patient_overall`` 0, 1 or -1 (unknown); ``box_level`` the level's index or -1;
     ``box_crop`` NaN where a box does not touch a crop.
     """
 
@@ -137,6 +141,12 @@ def table_of(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
         "mask_source": column([MASK_SOURCE.index(r.mask_source) for r in records], "uint8"),
         "coverage": column(per_level(lambda r, level: r.levels[level].coverage), "float32", n),
         "volume_mm3": column(per_level(lambda r, level: r.levels[level].volume_mm3), "float32", n),
+        "level_confidence": column(
+            per_level(lambda r, level: r.levels[level].confidence), "float32", n
+        ),
+        "level_slices": column(
+            per_level(lambda r, level: r.levels[level].slices or (-1, -1)), "int32", n, 2
+        ),
         "crop_origin_mm": column(
             per_level(lambda r, level: r.levels[level].origin_mm or nowhere), "float64", n, 3
         ),

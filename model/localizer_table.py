@@ -1,0 +1,95 @@
+"""A localizer over a store: the table of what it finds, or its score."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+from model.checkpoint import write_atomically
+from model.distributed import choose_device
+from model.fcn import class_of_label
+from model.localizer import Localizer
+from model.localizer_score import centres, score_studies, summary
+from model.localizer_training import with_masks
+from model.options import ApplyLocalizerOptions
+from spine_etl.errors import FoldInvalid, StoreWriteFailed
+from spine_etl.store import Store, open_store
+
+_HEADER = ("study_uid", "level", "L_mm", "P_mm", "S_mm", "confidence")
+
+
+def apply_localizer(options: ApplyLocalizerOptions) -> dict[str, Any] | None:
+    """Write the table of the studies without a given mask; with ``evaluate``, return the others' score.
+
+    Raises
+    ------
+    CheckpointInvalid
+        If the localizer cannot be read, or is for another recipe.
+    FoldInvalid
+        If there is nothing to do: neither a table to write nor a score asked for, or no study with a mask.
+    StoreError
+        If the store, or a study's objects, cannot be read.
+    """
+    store = open_store(options.store)
+    localizer = Localizer(options.checkpoint, choose_device(options.device))
+    if not options.out and not options.evaluate:
+        raise FoldInvalid("name --out for a table, or --evaluate for a score.")
+    if options.out:
+        _write(options, store, localizer)
+    return _evaluate(options, store, localizer) if options.evaluate else None
+
+
+def _write(options: ApplyLocalizerOptions, store: Store, localizer: Localizer) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HEADER)
+    given = set(with_masks(store).tolist())
+    classes = class_of_label(store.recipe)
+    for study in range(len(store)):
+        if study in given:
+            continue
+        found = localizer.localize(store.read("overview/image", study), store.recipe)
+        # Voxels of the grid, not yet millimetres: the grid itself says where they lie.
+        places = centres(classes[found.labels], len(store.levels), 1.0)
+        for level, place in zip(store.levels, places, strict=True):
+            if not np.isnan(place[0]):
+                millimetres = store.overview_grid(study).to_mm(place)
+                confidence = found.confidence[level]
+                row = (
+                    store.study_uids[study],
+                    level,
+                    *(f"{v:.1f}" for v in millimetres),
+                    f"{confidence:.3f}",
+                )
+                writer.writerow(row)
+    if options.out:
+        try:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(options.out, text.getvalue().encode())
+        except OSError as error:
+            raise StoreWriteFailed(f"{options.out.name} cannot be written: {error.strerror}.") from error
+
+
+def _evaluate(options: ApplyLocalizerOptions, store: Store, localizer: Localizer) -> dict[str, Any]:
+    studies = with_masks(store)
+    if not len(studies):
+        raise FoldInvalid("the store holds no study with a segmentation to score on.")
+    scores = []
+    for done, pair in enumerate(score_studies(localizer, store, studies), start=1):
+        scores.append(pair)
+        print(f"\r{done}/{len(studies)} studies", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    figures = summary(scores)
+    if options.json:
+        print(json.dumps(figures))
+        return figures
+    for name in ("studies", "levels", "dice_mean", "identification_rate", "centre_error_mm", "hmm_gain"):
+        print(f"{name:22}{figures[name]:.4g}")
+    for name in ("dice_mean", "identification_rate", "centre_error_mm", "false_levels"):
+        print(f"  without the model: {name:22}{figures['without_hmm'][name]:.4g}")
+    return figures

@@ -1,0 +1,66 @@
+"""The path from few segmentations to a whole dataset, as its users run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spine_etl.phantom import write_phantom
+from spine_etl.store import open_store
+from spine_etl.store.check import check_store
+from spine_etl.store.schema import MASK_SOURCE
+
+pytestmark = pytest.mark.integration
+
+
+def bootstrap(source: Path, store: Path, localizer: Path) -> tuple[int, dict[str, object], str]:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "flows.bootstrap", "--source", str(source), "--store", str(store)),
+            *("--localizer", str(localizer), "--recipe", "quick", "--workers", "2"),
+            *("--epochs", "1", "--json"),
+        ],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    lines = done.stdout.strip().splitlines()
+    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+
+
+def test_all_are_localized_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    source, store, localizer = tmp_path / "source", tmp_path / "store", tmp_path / "localizer"
+    truths = write_phantom(source, 6, 3, size=64, slices=48, masked_share=0.6)
+    masked = [truth.uid for truth in truths if truth.has_mask]
+    code, line, told = bootstrap(source, store, localizer)
+    assert code == 0, told
+    built = open_store(store)
+    assert (line["version"], line["processed"], line["unchanged"]) == (2, 6 - len(masked), len(masked))
+    sources = dict(zip(built.study_uids, built.table["mask_source"].tolist(), strict=True))
+    for uid, code in sources.items():
+        assert MASK_SOURCE[code] == ("given" if uid in masked else "predicted")
+    assert list(check_store(built)) == []
+    # The first version, made before there was a localizer, is still what it was.
+    first = open_store(store, version=1)
+    assert len(first) == 6
+    located = dict(zip(first.study_uids, first.located().any(axis=1).tolist(), strict=True))
+    assert located == {truth.uid: truth.uid in masked for truth in truths}
+    given = [built.index(uid) for uid in masked]
+    np.testing.assert_array_equal(
+        built.table["crop_origin_mm"][given], first.table["crop_origin_mm"][[first.index(u) for u in masked]]
+    )
+    code, line, told = bootstrap(source, store, localizer)
+    assert (code, line["processed"], line["unchanged"]) == (0, 0, 6)
+    assert line["root_digest"] == built.root_digest
+    assert "Training" not in told
+
+
+def test_too_few_masks_are_said_so(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "source", 2, 3, size=64, slices=48, masked_share=0.5)
+    code, line, told = bootstrap(tmp_path / "source", tmp_path / "store", tmp_path / "localizer")
+    assert code == 1
+    assert line["error"]["code"] == "FOLD_INVALID"  # type: ignore[index]
+    assert "Traceback" not in told
