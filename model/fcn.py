@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from spine_etl.recipe import Recipe
 from spine_etl.volume import AIR_HU
@@ -85,29 +86,28 @@ def label_of_class(recipe: Recipe) -> npt.NDArray[np.uint8]:
 def class_probabilities(network: nn.Module, image: Tensor, multiple: int) -> Tensor:
     """(z, y, x) HU to (K + 2, z, y, x) float32 probabilities, in eval mode.
 
-    Only the block that holds anything but air is looked at; the rest is background for certain.
+    Only the block that holds anything but air is looked at, with air around it up to whole multiples; the
+    rest is background for certain.
     """
-    block = scanned_block(image, multiple)
+    block = scanned_block(image)
+    seen = image[block]
+    beyond = [room for size in reversed(seen.shape) for room in (0, -size % multiple)]
     network.eval()
-    seen = network(network_input(image[block])[None, None])[0].float().softmax(dim=0)
-    classes = torch.zeros((len(seen), *image.shape), device=image.device)
+    whole = network(network_input(pad(seen, beyond, value=AIR_HU))[None, None])[0].float().softmax(dim=0)
+    z, y, x = (slice(0, size) for size in seen.shape)
+    classes = torch.zeros((len(whole), *image.shape), device=image.device)
     classes[0] = 1.0
-    classes[(slice(None), *block)] = seen
+    classes[(slice(None), *block)] = whole[:, z, y, x]
     return classes
 
 
-def scanned_block(image: Tensor, multiple: int) -> tuple[slice, ...]:
-    """The block (z, y, x) that holds all that is not air, grown to multiples of ``multiple``.
-
-    The image's own axes must be such multiples; an image of nothing but air gives one smallest block.
-    """
+def scanned_block(image: Tensor) -> tuple[slice, slice, slice]:
+    """The block (z, y, x) that holds all that is not air; one voxel where there is nothing else."""
     there = image > AIR_HU + 100
     block = []
-    for axis, size in enumerate(image.shape):
+    for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         places = there.amax(dim=others).nonzero()[:, 0]
-        low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
-        length = min(size, -(-(high - low) // multiple) * multiple)
-        start = min(low, size - length)
-        block.append(slice(start, start + length))
-    return tuple(block)
+        block.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 1))
+    z, y, x = block
+    return z, y, x

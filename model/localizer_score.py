@@ -111,7 +111,7 @@ def summary(scores: list[tuple[StudyScore, StudyScore]]) -> dict[str, Any]:
     with_hmm, without = (_figures([pair[k] for pair in scores]) for k in (0, 1))
     return {
         **with_hmm,
-        "hmm_gain": with_hmm["identification_rate"] - without["identification_rate"],
+        "hmm_gain": round(with_hmm["identification_rate"] - without["identification_rate"], 4),
         "without_hmm": without,
         "studies": len(scores),
     }
@@ -122,12 +122,18 @@ def _figures(scores: list[StudyScore]) -> dict[str, Any]:
     there = ~np.isnan(truth[..., 0])
     right = np.stack([identified(s.truth, s.found) for s in scores])
     error = np.linalg.norm(found - truth, axis=-1)
-    per_level = np.nanmean(np.where(there, np.stack([s.dice for s in scores]), np.nan), axis=0)
+    overlap = np.stack([s.dice for s in scores])
+    dice_levels = [_mean(overlap[there[:, level], level]) for level in range(overlap.shape[1])]
     return {
-        "dice_mean": float(np.nanmean(per_level)),
-        "identification_rate": float(right[there].mean()),
-        "centre_error_mm": float(np.nanmean(error)),
-        "dice_levels": [round(float(value), 4) for value in per_level],
+        "dice_mean": _mean(np.array([value for value in dice_levels if value is not None])),
+        "identification_rate": _mean(right[there]),
+        "centre_error_mm": _mean(error[~np.isnan(error)]),
+        "dice_levels": dice_levels,
         "false_levels": int((~there & ~np.isnan(found[..., 0])).sum()),
         "levels": int(there.sum()),
     }
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    """None, as JSON has it, where there is nothing to take a mean of."""
+    return round(float(values.mean()), 4) if values.size else None

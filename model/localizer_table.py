@@ -89,7 +89,7 @@ def _evaluate(options: ApplyLocalizerOptions, store: Store, localizer: Localizer
         print(json.dumps(figures))
         return figures
     for name in ("studies", "levels", "dice_mean", "identification_rate", "centre_error_mm", "hmm_gain"):
-        print(f"{name:22}{figures[name]:.4g}")
+        print(f"{name:22}{figures[name]}")
     for name in ("dice_mean", "identification_rate", "centre_error_mm", "false_levels"):
-        print(f"  without the model: {name:22}{figures['without_hmm'][name]:.4g}")
+        print(f"  without the model: {name:22}{figures['without_hmm'][name]}")
     return figures

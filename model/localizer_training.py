@@ -193,7 +193,7 @@ def _cut_out(image: Tensor, classes: Tensor, random: np.random.Generator) -> tup
     patch = torch.full((1, *PATCH), float(AIR_HU)), torch.zeros((1, *PATCH), dtype=torch.uint8)
     places: list[slice] = []
     room: list[slice] = []
-    for block, wanted in zip(scanned_block(image, 1), PATCH, strict=True):
+    for block, wanted in zip(scanned_block(image), PATCH, strict=True):
         length = block.stop - block.start
         shift = int(random.integers(abs(length - wanted) + 1))
         size = min(length, wanted)
