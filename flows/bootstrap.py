@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_arguments("flows.bootstrap", "Build a dataset of which only some studies are segmented.")
     parser.add_argument("--localizer", required=True, metavar="FOLDER", help="where it is, or will be")
     parser.add_argument(
-        "--epochs", type=positive, default=30, help="times that the localizer sees each study (default: 30)"
+        "--epochs", type=positive, default=40, help="times that the localizer sees each study (default: 40)"
     )
     options = parser.parse_args(argv)
 
@@ -53,7 +53,7 @@ def bootstrap(
     recipe: Recipe,
     localizer: str,
     *,
-    epochs: int = 30,
+    epochs: int = 40,
     workers: int | None = None,
     dask: str | None = None,
 ) -> Summary:

@@ -60,8 +60,9 @@ def draw(options: ExplainOptions) -> None:
 
 
 def _boxes(store: Store, study: int, level: int) -> npt.NDArray[Any]:
-    """(k, 6): the study's boxes as far as they touch that level's crop."""
-    boxes = store.table["box_crop"][store.table["box_study"] == study, level]
+    """(k, 6): the level's own boxes, and those of no level, as far as they touch its crop."""
+    mine = np.isin(store.table["box_level"], [level, -1]) & (store.table["box_study"] == study)
+    boxes = store.table["box_crop"][mine, level]
     touching: npt.NDArray[Any] = boxes[~np.isnan(boxes).any(axis=1)]
     return touching
 

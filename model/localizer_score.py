@@ -12,6 +12,7 @@ import numpy.typing as npt
 from model.fcn import class_of_label
 from model.localizer import Localizer
 from spine_etl.localization import LEAST_CONFIDENCE
+from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 
 IDENTIFIED_MM = 20.0
@@ -28,7 +29,6 @@ class StudyScore:
     ``dice`` (level,) is NaN where neither shows the level. ``confidence`` (level,).
     """
 
-    study: int
     truth: FloatArray
     found: FloatArray
     dice: FloatArray
@@ -68,36 +68,46 @@ def identified(truth: FloatArray, found: FloatArray) -> npt.NDArray[np.bool_]:
 def score_studies(
     localizer: Localizer, store: Store, studies: npt.NDArray[np.int64]
 ) -> Iterator[tuple[StudyScore, StudyScore]]:
-    """With and without the hidden Markov model, each study by the network that held its fold out.
+    """Each study by the network that held its fold out, with and without the hidden Markov model."""
+    classes = class_of_label(store.recipe)
+    for study in studies.tolist():
+        image = store.read("overview/image", study)
+        truth = classes[store.read("overview/mask", study)]
+        yield score_volume(localizer, store.recipe, image, truth, fold=int(store.table["fold"][study]))
+
+
+def score_volume(
+    localizer: Localizer,
+    recipe: Recipe,
+    image: npt.NDArray[np.int16],
+    truth: npt.NDArray[np.integer[Any]],
+    *,
+    fold: int,
+) -> tuple[StudyScore, StudyScore]:
+    """An overview (z, y, x) HU against its true classes, with the hidden Markov model and without it.
 
     Without it, a voxel has the network's own most probable class and every level it names is believed.
     """
-    recipe = store.recipe
     levels, spacing = len(recipe.levels), recipe.overview.spacing_mm
-    classes = class_of_label(recipe)
-    for study in studies.tolist():
-        truth = classes[store.read("overview/mask", study)]
-        image = store.read("overview/image", study)
-        members = [localizer.of_fold(int(store.table["fold"][study]))]
-        mended = localizer.relabelled(image, recipe, members)
-        plain = localizer.probabilities(image, recipe, members).argmax(axis=0)
-        sure = np.concatenate([[False], mended.confidence >= LEAST_CONFIDENCE, [False]])
-        answers = (
-            (np.where(sure[mended.labels], mended.labels, 0), mended.confidence),
-            (plain, np.ones(levels)),
+    members = [localizer.of_fold(fold)]
+    mended = localizer.relabelled(image, recipe, members)
+    plain = localizer.probabilities(image, recipe, members).argmax(axis=0)
+    sure = np.concatenate([[False], mended.confidence >= LEAST_CONFIDENCE, [False]])
+    answers = (
+        (np.where(sure[mended.labels], mended.labels, 0), mended.confidence),
+        (plain, np.ones(levels)),
+    )
+    true_centres = centres(truth, levels, spacing)
+    with_hmm, without = (
+        StudyScore(
+            truth=true_centres,
+            found=centres(labels, levels, spacing),
+            dice=dice(truth, labels, levels),
+            confidence=confidence,
         )
-        true_centres = centres(truth, levels, spacing)
-        with_hmm, without = (
-            StudyScore(
-                study=study,
-                truth=true_centres,
-                found=centres(labels, levels, spacing),
-                dice=dice(truth, labels, levels),
-                confidence=confidence,
-            )
-            for labels, confidence in answers
-        )
-        yield with_hmm, without
+        for labels, confidence in answers
+    )
+    return with_hmm, without
 
 
 def summary(scores: list[tuple[StudyScore, StudyScore]]) -> dict[str, Any]:

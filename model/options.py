@@ -84,7 +84,7 @@ class TrainLocalizerOptions:
     """Folder of the localizer; folds that are finished there are left alone."""
     fold: int | None = None
     """Only the network that holds this fold out; all by default."""
-    epochs: int = 30
+    epochs: int = 40
     """Times that each study is seen."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""

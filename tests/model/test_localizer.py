@@ -212,9 +212,9 @@ def test_identified_is_near_and_nearest() -> None:
 def test_the_summary_counts_levels_and_gain() -> None:
     truth = np.array([[0.0, 0, 0], [30.0, 0, 0], [np.nan] * 3])
     swapped = truth[[1, 0, 2]]
-    right = StudyScore(0, truth, truth + 3.0, np.array([0.9, 0.7, np.nan]), np.ones(3))
-    wrong = StudyScore(0, truth, swapped, np.array([0.0, 0.0, np.nan]), np.ones(3))
-    invented = StudyScore(0, truth, np.nan_to_num(truth + 3.0), np.array([0.9, 0.7, 0.0]), np.ones(3))
+    right = StudyScore(truth, truth + 3.0, np.array([0.9, 0.7, np.nan]), np.ones(3))
+    wrong = StudyScore(truth, swapped, np.array([0.0, 0.0, np.nan]), np.ones(3))
+    invented = StudyScore(truth, np.nan_to_num(truth + 3.0), np.array([0.9, 0.7, 0.0]), np.ones(3))
     figures = summary([(right, wrong), (invented, wrong)])
     assert figures["identification_rate"] == 1.0
     assert figures["hmm_gain"] == 1.0
