@@ -26,13 +26,15 @@ FloatArray = npt.NDArray[np.float64]
 class StudyScore:
     """One study: true and found centres in mm of the overview's own axes (level, 3), NaN where there is none.
 
-    ``dice`` (level,) is NaN where neither shows the level. ``confidence`` (level,).
+    ``dice`` (level,) is NaN where neither shows the level. ``confidence`` (level,). ``classes``
+    (z, y, x) is what was found.
     """
 
     truth: FloatArray
     found: FloatArray
     dice: FloatArray
     confidence: FloatArray
+    classes: npt.NDArray[np.integer[Any]]
 
 
 def centres(classes: npt.NDArray[np.integer[Any]], levels: int, spacing_mm: float) -> FloatArray:
@@ -104,10 +106,23 @@ def score_volume(
             found=centres(labels, levels, spacing),
             dice=dice(truth, labels, levels),
             confidence=confidence,
+            classes=labels,
         )
         for labels, confidence in answers
     )
     return with_hmm, without
+
+
+def crop_distances(store: Store, study: int, classes: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
+    """Millimetres from the middle of each level's bounding box, where it would be cut, to its own crop."""
+    overview = store.overview_grid(study)
+    apart = {}
+    for index, level in enumerate(store.levels):
+        voxels = np.argwhere(classes == index + 1)
+        if len(voxels) and store.located()[study, index]:
+            middle = overview.to_mm((voxels.min(axis=0) + voxels.max(axis=0)) / 2)
+            apart[level] = float(np.linalg.norm(middle - store.crop_grid(study, level).center_mm))
+    return apart
 
 
 def summary(scores: list[tuple[StudyScore, StudyScore]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from model.checkpoint import write_atomically
 from model.distributed import choose_device
 from model.fcn import class_of_label
 from model.localizer import Localizer
-from model.localizer_score import centres, score_studies, summary
+from model.localizer_score import centres, crop_distances, score_studies, summary
 from model.localizer_training import with_masks
 from model.options import ApplyLocalizerOptions
 from spine_etl.errors import FoldInvalid, StoreWriteFailed
@@ -80,16 +80,22 @@ def _evaluate(options: ApplyLocalizerOptions, store: Store, localizer: Localizer
     if not len(studies):
         raise FoldInvalid("the store holds no study with a segmentation to score on.")
     scores = []
+    apart: list[float] = []
     for done, pair in enumerate(score_studies(localizer, store, studies), start=1):
         scores.append(pair)
+        apart += crop_distances(store, int(studies[done - 1]), pair[0].classes).values()
         print(f"\r{done}/{len(studies)} studies", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    figures = summary(scores)
+    figures = summary(scores) | {
+        "crop_distance_mm": round(float(np.mean(apart)), 4) if apart else None,
+        "crop_distance_worst_mm": round(float(np.max(apart)), 4) if apart else None,
+    }
     if options.json:
         print(json.dumps(figures))
         return figures
-    for name in ("studies", "levels", "dice_mean", "identification_rate", "centre_error_mm", "hmm_gain"):
-        print(f"{name:22}{figures[name]}")
+    for name in ("studies", "levels", "dice_mean", "identification_rate", "centre_error_mm", "hmm_gain",
+                 "crop_distance_mm", "crop_distance_worst_mm"):  # fmt: skip
+        print(f"{name:24}{figures[name]}")
     for name in ("dice_mean", "identification_rate", "centre_error_mm", "false_levels"):
         print(f"  without the model: {name:22}{figures['without_hmm'][name]}")
     return figures

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.fcn import build_fcn
+from model.fcn import build_fcn, class_of_label
 from model.hmm import LevelOrder
 from model.localizer import Fold, Localizer, is_finished, save_member
-from model.localizer_score import StudyScore, centres, dice, identified, summary
+from model.localizer_score import StudyScore, centres, crop_distances, dice, identified, summary
 from model.localizer_table import apply_localizer
 from model.localizer_training import (
     DISTORTION,
@@ -28,8 +28,12 @@ from model.localizer_training import (
 from model.options import ApplyLocalizerOptions, TrainLocalizerOptions
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.localization import LEAST_CONFIDENCE, Localization
-from spine_etl.recipe import Recipe
+from spine_etl.phantom import write_phantom
+from spine_etl.pipeline import process_study
+from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.store import Store
+from spine_etl.store.writer import StoreWriter
+from spine_etl.studies import discover_studies
 
 STILL = Distortion(degrees=0, scale=0, gain=0, offset_hu=0, noise_hu=0, truncated=0)
 
@@ -212,9 +216,12 @@ def test_identified_is_near_and_nearest() -> None:
 def test_the_summary_counts_levels_and_gain() -> None:
     truth = np.array([[0.0, 0, 0], [30.0, 0, 0], [np.nan] * 3])
     swapped = truth[[1, 0, 2]]
-    right = StudyScore(truth, truth + 3.0, np.array([0.9, 0.7, np.nan]), np.ones(3))
-    wrong = StudyScore(truth, swapped, np.array([0.0, 0.0, np.nan]), np.ones(3))
-    invented = StudyScore(truth, np.nan_to_num(truth + 3.0), np.array([0.9, 0.7, 0.0]), np.ones(3))
+    rest = np.ones(3), np.zeros((1, 1, 1), int)
+    right = StudyScore(truth, truth + 3.0, np.array([0.9, 0.7, np.nan]), *rest)
+    wrong = StudyScore(truth, swapped, np.array([0.0, 0.0, np.nan]), *rest)
+    invented = StudyScore(
+        truth, np.nan_to_num(truth + 3.0), np.array([0.9, 0.7, 0.0]), np.ones(3), np.zeros((1, 1, 1), int)
+    )
     figures = summary([(right, wrong), (invented, wrong)])
     assert figures["identification_rate"] == 1.0
     assert figures["hmm_gain"] == 1.0
@@ -222,6 +229,22 @@ def test_the_summary_counts_levels_and_gain() -> None:
     assert figures["centre_error_mm"] == pytest.approx(3 * 3**0.5, abs=1e-3)
     assert (figures["false_levels"], figures["levels"], figures["studies"]) == (1, 4, 2)
     json.dumps(figures, allow_nan=False)
+
+
+def test_crops_of_true_classes_lie_where_the_stores_do(tmp_path: Path) -> None:
+    """A phantom built with its masks: their coarse copies would cut almost the same crops."""
+    write_phantom(tmp_path / "source", 1, 3, size=96, slices=80, masked_share=1)
+    recipe = load_recipe(Path(__file__).parents[2] / "flows/recipes/quick.yaml")
+    writer = StoreWriter(tmp_path / "store", recipe)
+    (study,) = discover_studies(tmp_path / "source", list(recipe.levels))
+    store = writer.commit([process_study(study, writer)])
+    classes = class_of_label(recipe)[store.read("overview/mask", 0)]
+    apart = crop_distances(store, 0, classes)
+    assert len(apart) >= 5
+    assert max(apart.values()) < recipe.overview.spacing_mm
+    moved = crop_distances(store, 0, np.roll(classes, 2, axis=1))
+    for level, distance in moved.items():
+        assert distance == pytest.approx(6.0, abs=apart[level] + 1e-6)
 
 
 def test_each_study_is_scored_by_the_network_that_never_saw_it(
