@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spine_etl.errors import SpineError
+    from spine_etl.phantom import PhantomStudy
     from spine_etl.report.drawing import Window
     from spine_etl.store import Store
     from spine_etl.studies import Study
@@ -59,7 +60,14 @@ def phantom(options: argparse.Namespace) -> int:
     from spine_etl.phantom import write_phantom
 
     print(f"Writing {options.studies} studies to {options.out} ...", flush=True)
-    written = write_phantom(
+
+    def tell(study: PhantomStudy) -> None:
+        fractured = ", ".join(study.fractured) or "none"
+        mask = "with" if study.has_mask else "without"
+        slices = len(study.scan.positions_mm)
+        print(f"{study.uid}: {slices} slices, {mask} mask, fractured: {fractured}", flush=True)
+
+    write_phantom(
         options.out,
         options.studies,
         options.seed,
@@ -67,11 +75,8 @@ def phantom(options: argparse.Namespace) -> int:
         slices=options.slices,
         size=options.size,
         masked_share=options.masked_share,
+        progress=tell,
     )
-    for study in written:
-        fractured = ", ".join(study.fractured) or "none"
-        mask = "with" if study.has_mask else "without"
-        print(f"{study.uid}: {len(study.scan.positions_mm)} slices, {mask} mask, fractured: {fractured}")
     return 0
 
 

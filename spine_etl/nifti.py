@@ -77,7 +77,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     if volume.slice_coordinates is not None:
         raise GeometryInvalid(
             f"{path.name} cannot hold slices of uneven distances.",
-            action="Resample the volume first (spine_etl.resample.resample_isotropic), then write it.",
+            action="Resample it first: --isotropic MM does, or spine_etl.resample.resample_isotropic.",
         )
     affine = _RAS_TO_LPS @ volume.grid.affine @ _REVERSED
     image = nib.Nifti1Image(volume.voxels.T, affine)

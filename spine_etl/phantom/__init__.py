@@ -14,7 +14,7 @@ and would put their labels at the wrong heights; and nothing in them is anatomy 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
@@ -76,6 +76,7 @@ def write_phantom(
     slices: int | None = None,
     size: int = 512,
     masked_share: float = 0.75,
+    progress: Callable[[PhantomStudy], None] = lambda study: None,
 ) -> list[PhantomStudy]:
     """Write a source folder in the RSNA 2022 layout and return what is true of it.
 
@@ -95,6 +96,8 @@ def write_phantom(
         Rows and columns.
     masked_share
         Share of the studies that have a segmentation, spread evenly.
+    progress
+        Called with each study once it is written.
 
     Raises
     ------
@@ -112,6 +115,7 @@ def write_phantom(
         neck, study = _make(index, seed, transfer_syntax, slices, size, masked_share)
         _write_study(out, neck, study, np.random.default_rng([seed, index, 3]))
         written.append(study)
+        progress(study)
     _write_tables(out, written)
     return written
 
