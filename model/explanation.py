@@ -48,7 +48,7 @@ def draw(options: ExplainOptions) -> None:
             own = mask[k] == store.recipe.levels[store.levels[k]]
             levels[k] = LevelView(
                 store.levels[k], image[k], own, positions[k], slices[k], float(columns[k]),
-                _boxes(store, study, k), int(store.table["fracture"][study, k]),
+                own_boxes(store, study, k), int(store.table["fracture"][study, k]),
             )  # fmt: skip
     title = _title(store, study, model, patient)
     figure = draw_study(title, levels, store.levels, store.recipe.crop.spacing_mm)
@@ -59,7 +59,7 @@ def draw(options: ExplainOptions) -> None:
         raise StoreWriteFailed(f"{options.out.name} cannot be written: {error.strerror}.") from error
 
 
-def _boxes(store: Store, study: int, level: int) -> npt.NDArray[Any]:
+def own_boxes(store: Store, study: int, level: int) -> npt.NDArray[Any]:
     """(k, 6): the level's own boxes, and those of no level, as far as they touch its crop."""
     mine = np.isin(store.table["box_level"], [level, -1]) & (store.table["box_study"] == study)
     boxes = store.table["box_crop"][mine, level]

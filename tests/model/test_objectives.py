@@ -7,6 +7,7 @@ import torch
 from model.cnn_lstm import CnnLstm, NetworkSettings
 from model.distributed import Ranks
 from model.inputs import Inputs
+from model.losses import place_term, slice_term
 from model.objectives import Joint, Slices
 from model.recipes import Stage
 
@@ -74,6 +75,19 @@ def test_every_step_sees_both_kinds() -> None:
     shares = [float(feed.labels.mean()) for feed in objective.feeds(many, seed=1)]
     assert len(shares) == 4  # 40 fractured, 120 others
     assert all(0.1 < share < 0.45 for share in shares)  # a quarter, give or take
+
+
+def test_boxes_teach_where_only_where_there_is_a_map_and_nothing_is_mixed() -> None:
+    whole = network()
+    objective = Slices(whole, STAGE, Ranks())
+    feed = next(objective.feeds(inputs(), 1))
+    said = whole.encoder(feed.views)
+    (with_marks,) = objective.terms(whole.encoder, feed)
+    assert feed.marks is not None
+    torch.testing.assert_close(with_marks.total, place_term(said.places, feed.labels, feed.marks).total)
+    (without,) = objective.terms(whole.encoder, feed._replace(marks=None))
+    torch.testing.assert_close(without.total, slice_term(said.logits, feed.labels).total)
+    assert not torch.equal(with_marks.total, without.total)
 
 
 def test_the_slice_objective_leaves_the_lstm_alone() -> None:

@@ -16,7 +16,7 @@ from model.calibration import probabilities
 from model.checkpoint import MODEL, WEIGHTS, Model, load_model, save_weights
 from model.cnn_lstm import CnnLstm, NetworkSettings
 from model.data import Batches
-from model.explanation import draw
+from model.explanation import draw, own_boxes
 from model.inputs import inputs_of
 from model.metrics import weighted_log_loss
 from model.options import ExplainOptions, PredictOptions
@@ -27,7 +27,7 @@ from model.submission import predict_store
 from model.views import own_labels
 from spine_etl.errors import CheckpointInvalid, ChunkMissing, FoldInvalid, LossNotFinite, StudyNotInStore
 from spine_etl.store import Store
-from spine_etl.store.record import LevelRecord
+from spine_etl.store.record import BoxRecord, LevelRecord
 
 VIEW = ViewSettings(positions=3, neighbours=1)
 CPU = torch.device("cpu")
@@ -177,6 +177,18 @@ def test_a_study_is_drawn(tiny_store: Store, tmp_path: Path) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(StudyNotInStore):
         draw(ExplainOptions(str(tiny_store.location), run, "9.9", out, device="cpu"))
+
+
+def test_only_the_levels_own_boxes_are_drawn_in_it(tmp_path: Path, build_store: Callable[..., Store]) -> None:
+    def of(level: str | None, z: float) -> BoxRecord:
+        corners = dict.fromkeys(("C1", "C2"), (z, 1.0, 1.0, z + 1, 3.0, 3.0))
+        return BoxRecord(x=1, y=1, width=2, height=2, slice_number=1, level=level, in_crops=corners)
+
+    boxes = (of("C1", 0.0), of("C2", 2.0), of(None, 4.0))
+    store = build_store(tmp_path / "store", 3, {1: {"boxes": boxes}})
+    assert own_boxes(store, 1, 0)[:, 0].tolist() == [0.0, 4.0]
+    assert own_boxes(store, 1, 1)[:, 0].tolist() == [2.0, 4.0]
+    assert len(own_boxes(store, 0, 0)) == 0
 
 
 def test_a_study_without_crops_is_drawn_too(tmp_path: Path, build_store: Callable[..., Store]) -> None:

@@ -82,6 +82,7 @@ def test_positions_slide_but_not_beyond_the_vertebra() -> None:
 
 def test_a_box_marks_the_voxels_it_touches() -> None:
     boxes = torch.tensor(NO_BOX).repeat(1, 2, 20, 1)
+    boxes[0, 1, 0] = torch.tensor([0.0, 0.0, 4.0, 6.0])  # its level is not there
     boxes[0, 0, 6] = torch.tensor([1.0, 2.6, 2.2, 4.4])
     boxes[0, 0, 8] = torch.tensor([-3.0, 4.0, 0.6, 30.0])
     z = torch.tensor([[[4, 6, 8], [-1, -1, -1]]])
