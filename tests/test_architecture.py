@@ -51,7 +51,7 @@ def test_spine_etl_imports_neither_flows_nor_model(path: Path) -> None:
 @pytest.mark.parametrize("path", files("model"), ids=str)
 def test_model_knows_the_store_alone(path: Path) -> None:
     assert "flows" not in {name.split(".")[0] for name in imports(path)}
-    assert rooms(path) <= {"store", "geometry", "errors", "recipe", "volume"}
+    assert rooms(path) <= {"store", "geometry", "errors", "recipe", "volume", "localization"}
     assert not {"pydicom", "nibabel", "prefect", "dask", "distributed"} & {
         n.split(".")[0] for n in imports(path)
     }
