@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import build_arguments, positive, recipe_of, run, say, settle_prefect
+from flows.command import build_arguments, interruptible, positive, recipe_of, run, say, settle_prefect
 
 if TYPE_CHECKING:
     from flows.summary import Summary
@@ -85,7 +85,8 @@ def bootstrap(
         summaries.append(build(source, store, recipe, workers=workers, dask=dask, localizer=localizer))
 
     summaries: list[Summary] = []
-    path()
+    with interruptible():
+        path()
     return summaries[0]
 
 

@@ -75,9 +75,8 @@ def resnet_trunk(encoder: str, channels: int) -> tuple[nn.Module, int]:
     from monai.networks.nets import resnet
 
     build = getattr(resnet, encoder)
-    return build(
-        pretrained=False, conv1_t_stride=2, **_plain(channels)
-    ), 2048 if encoder == "resnet50" else 512
+    trunk = build(pretrained=False, conv1_t_stride=2, **_plain(channels))
+    return trunk, 2048 if encoder == "resnet50" else 512
 
 
 def narrow_trunk(channels: int) -> tuple[nn.Module, int]:

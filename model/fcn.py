@@ -35,7 +35,7 @@ class FcnSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: tuple[int, ...] = Field(default=(12, 24, 48, 96), min_length=2, max_length=6)
+    channels: tuple[int, ...] = Field(default=(8, 16, 32, 64), min_length=2, max_length=6)
     units: int = Field(default=2, ge=1, le=4)
 
     @property

@@ -207,10 +207,8 @@ class _Training:
             return batches, _fields, partial(self._sequence_loss, validation)
         view, studies = self.recipe.view, stage.batch_size
         if stage.objective == "slices":
-            view, studies = (
-                view.model_copy(update={"positions": stage.positions or view.positions}),
-                stage.studies,
-            )
+            view = view.model_copy(update={"positions": stage.positions or view.positions})
+            studies = stage.studies
         source = Batches(
             self.store, learning, batch_size=max(1, studies // world), device=self.device,
             seed=self.recipe.seed, rank=self.ranks.rank, world=world,

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from model.checkpoint import write_atomically
 from model.fcn import FcnSettings, build_fcn, class_probabilities, label_of_class
 from model.hmm import LevelOrder, Relabelled, relabel
-from spine_etl.errors import CheckpointInvalid
+from spine_etl.errors import CheckpointInvalid, StoreWriteFailed
 from spine_etl.localization import Localization
 from spine_etl.recipe import Recipe
 
@@ -60,12 +60,20 @@ class Member:
 
 
 def save_member(folder: Path, about: Fold, network: nn.Module) -> None:
-    """Write a finished fold; the weights first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (_WEIGHTS + ".part")
-    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, part)
-    part.replace(folder / _WEIGHTS)
-    write_atomically(folder / _ABOUT, (about.model_dump_json(indent=1) + "\n").encode())
+    """Write a finished fold; the weights first.
+
+    Raises
+    ------
+    StoreWriteFailed
+        If the folder cannot be written.
+    """
+    weights = save({name: value.cpu().contiguous() for name, value in network.state_dict().items()})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _WEIGHTS, weights)
+        write_atomically(folder / _ABOUT, (about.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        raise StoreWriteFailed(f"{folder.name} cannot be written: {error.strerror}.") from error
 
 
 def is_finished(folder: Path) -> bool:
@@ -129,19 +137,12 @@ class Localizer:
         CheckpointInvalid
             If the recipe is another one.
         """
-        found = self.relabelled(image, recipe, self.members)
+        probabilities = self.probabilities(image, recipe, self.members)
+        found = mended(probabilities, recipe, self.members[0].order)
         return Localization(
             labels=label_of_class(recipe)[found.labels],
             confidence=dict(zip(recipe.levels, found.confidence.tolist(), strict=True)),
         )
-
-    def relabelled(
-        self, image: npt.NDArray[np.int16], recipe: Recipe, members: Sequence[Member]
-    ) -> Relabelled:
-        """What the hidden Markov model makes of the members' mean probabilities."""
-        probabilities = self.probabilities(image, recipe, members)
-        labels = probabilities.argmax(axis=0)
-        return relabel(labels, probabilities, members[0].order, recipe.overview.spacing_mm)
 
     def probabilities(
         self, image: npt.NDArray[np.int16], recipe: Recipe, members: Sequence[Member]
@@ -154,6 +155,11 @@ class Localizer:
         ]
         mean: npt.NDArray[np.float32] = torch.stack(seen).mean(dim=0).cpu().numpy()
         return mean
+
+
+def mended(probabilities: npt.NDArray[np.float32], recipe: Recipe, order: LevelOrder) -> Relabelled:
+    """What the hidden Markov model makes of class probabilities (K + 2, z, y, x)."""
+    return relabel(probabilities.argmax(axis=0), probabilities, order, recipe.overview.spacing_mm)
 
 
 @cache

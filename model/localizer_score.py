@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.fcn import class_of_label
-from model.localizer import Localizer
+from model.localizer import Localizer, mended
 from spine_etl.localization import LEAST_CONFIDENCE
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
@@ -91,13 +91,13 @@ def score_volume(
     Without it, a voxel has the network's own most probable class and every level it names is believed.
     """
     levels, spacing = len(recipe.levels), recipe.overview.spacing_mm
-    members = [localizer.of_fold(fold)]
-    mended = localizer.relabelled(image, recipe, members)
-    plain = localizer.probabilities(image, recipe, members).argmax(axis=0)
-    sure = np.concatenate([[False], mended.confidence >= LEAST_CONFIDENCE, [False]])
+    member = localizer.of_fold(fold)
+    probabilities = localizer.probabilities(image, recipe, [member])
+    ordered = mended(probabilities, recipe, member.order)
+    sure = np.concatenate([[False], ordered.confidence >= LEAST_CONFIDENCE, [False]])
     answers = (
-        (np.where(sure[mended.labels], mended.labels, 0), mended.confidence),
-        (plain, np.ones(levels)),
+        (np.where(sure[ordered.labels], ordered.labels, 0), ordered.confidence),
+        (probabilities.argmax(axis=0), np.ones(levels)),
     )
     true_centres = centres(truth, levels, spacing)
     with_hmm, without = (

@@ -152,9 +152,13 @@ def shown_slices(label: int, volume: Volume, label_map: LabelMap) -> tuple[int, 
     box = find_levels(label_map).get(label)
     if box is None or volume.file_numbers is None:
         return None
-    part = tuple(slice(low, high + 1) for low, high in zip(box.low, box.high, strict=True))
-    voxels = np.argwhere(label_map.labels[part] == label) + np.array(box.low)
-    places = volume.grid.to_index(label_map.grid.to_mm(voxels))[:, 0]
+    *step, start = label_map.grid.index_map_to(volume.grid)[0]
+    voxels = np.array([box.low, box.high])
+    if np.count_nonzero(np.abs(step) > 1e-6) > 1:
+        # At an angle to the CT's slices the box reaches further than the label does: each voxel is asked.
+        part = tuple(slice(low, high + 1) for low, high in zip(box.low, box.high, strict=True))
+        voxels = np.argwhere(label_map.labels[part] == label) + np.array(box.low)
+    places = voxels @ step + start
     own = np.arange(volume.voxels.shape[0]) if volume.slice_coordinates is None else volume.slice_coordinates
     middles = (own[1:] + own[:-1]) / 2
     if places.max() < -0.5 or places.min() > own[-1] + 0.5:

@@ -14,6 +14,7 @@ from spine_etl.crops import (
     crop_grids,
     find_levels,
     overview_grid,
+    shown_slices,
     warm_up,
 )
 from spine_etl.errors import LabelUnknown, MaskOutsideVolume
@@ -220,6 +221,29 @@ def test_the_level_of_a_box_is_the_one_with_most_pixels_under_it() -> None:
     affine = label_map.grid.affine @ np.array([[1, 0, 0, 0.4], [0, 1, 0, 0], [0, 0, -1, 38.6], [0, 0, 0, 1]])
     part = LabelMap(turned, Grid(turned.shape, affine))
     assert box_levels(boxes, ct_with_files(), part, RECIPE) == levels
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_slices_that_show_a_label_at_an_angle_to_them(degrees: float) -> None:
+    """Each voxel by itself: which slice its centre lies in."""
+    volume = ct_with_files()
+    angle = np.deg2rad(degrees)
+    turn = np.eye(4)
+    turn[0:3, 0:3] = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    middle = volume.grid.center_mm
+    about = np.eye(4)
+    about[:3, 3] = middle
+    affine = about @ turn @ np.linalg.inv(about) @ volume.grid.affine
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[8:12, 12:20, 10:30] = 1
+    label_map = LabelMap(labels, Grid(labels.shape, affine))
+    places = [volume.grid.to_index(label_map.grid.to_mm(voxel))[0] for voxel in np.argwhere(labels)]
+    ends = [round(min(places)), round(max(places))]
+    expected = (
+        [int(number) for number in volume.file_numbers[ends]] if volume.file_numbers is not None else []
+    )
+    assert sorted(shown_slices(1, volume, label_map) or ()) == expected
+    assert shown_slices(2, volume, label_map) is None
 
 
 def test_warm_up_leaves_nothing_to_compile() -> None:

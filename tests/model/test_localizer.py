@@ -26,7 +26,7 @@ from model.localizer_training import (
     train_localizer,
 )
 from model.options import ApplyLocalizerOptions, TrainLocalizerOptions
-from spine_etl.errors import CheckpointInvalid, FoldInvalid
+from spine_etl.errors import CheckpointInvalid, FoldInvalid, StoreWriteFailed
 from spine_etl.localization import LEAST_CONFIDENCE, Localization
 from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import process_study
@@ -147,6 +147,14 @@ def test_the_same_training_gives_the_same_weights(tiny_store: Store, tmp_path: P
             TrainLocalizerOptions(str(tiny_store.location), tmp_path / name, fold=0, epochs=1, device="cpu")
         )
     assert Localizer(tmp_path / "a").digest == Localizer(tmp_path / "b").digest
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_training(tiny_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    options = TrainLocalizerOptions(str(tiny_store.location), out, epochs=10**9, device="cpu")
+    with pytest.raises(StoreWriteFailed, match="run cannot be made"):
+        train_localizer(options)
 
 
 def test_a_store_without_masks_trains_nothing(tmp_path: Path, build_store: Callable[..., Store]) -> None:
