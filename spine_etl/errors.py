@@ -31,6 +31,8 @@
     |   |-- ChunkMissing            CHUNK_MISSING              (FileNotFoundError)
     |   |-- ChunkCorrupt            CHUNK_CORRUPT              (ValueError)
     |   |-- StoreWriteFailed        STORE_WRITE_FAILED         (OSError)
+    |   |-- StoreForbidden          STORE_FORBIDDEN            (PermissionError)
+    |   |-- StoreUnreachable        STORE_UNREACHABLE          (ConnectionError)
     |   `-- CommitConflict          COMMIT_CONFLICT            (RuntimeError)
     |-- RunError                  what befell a study while it was worked on
     |   |-- WorkerLost              WORKER_LOST                (RuntimeError)
@@ -235,6 +237,16 @@ class ChunkCorrupt(StoreError, ValueError):
 class StoreWriteFailed(StoreError, OSError):
     code = "STORE_WRITE_FAILED"
     default_action = "Make room or mend the permissions, then run again; nothing committed was touched."
+
+
+class StoreForbidden(StoreError, PermissionError):
+    code = "STORE_FORBIDDEN"
+    default_action = "Check the credentials (AWS_*): reading needs s3:GetObject, building s3:PutObject too."
+
+
+class StoreUnreachable(StoreError, ConnectionError):
+    code = "STORE_UNREACHABLE"
+    default_action = "Check AWS_ENDPOINT_URL, AWS_REGION and the network, then run again; it resumes."
 
 
 class CommitConflict(StoreError, RuntimeError):

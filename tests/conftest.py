@@ -51,7 +51,7 @@ class S3Server:
 
     def settings(self, role: str | None = "writer") -> dict[str, str]:
         """The usual AWS variables for that role; None is a request without a signature."""
-        found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+        found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
         if role is None:
             return found | {"AWS_SKIP_SIGNATURE": "true"}
         return found | {"AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": f"{role}-secret"}
@@ -62,7 +62,12 @@ class S3Server:
 
         name = f"b{uuid.uuid4().hex[:12]}"
         settings = {key.lower(): value for key, value in self.settings().items()}
-        bucket = obstore.store.S3Store(name, config=settings, retry_config={"max_retries": 0})
+        bucket = obstore.store.S3Store(
+            name,
+            config=settings,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
         obstore.put(bucket, ".made", b"")  # the server makes a bucket with its first object
         obstore.delete(bucket, ".made")
         return name

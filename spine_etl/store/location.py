@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from spine_etl.errors import StoreWriteFailed
+from spine_etl.errors import StoreNotFound, StoreWriteFailed
+from spine_etl.s3 import is_s3
 
 
 class Location(Protocol):
-    """A place for objects named by keys such as ``image/c/0/0/0/0/0``."""
+    """A place for objects named by keys such as ``image/c/0/0/0/0/0``; can be pickled, is safe in threads.
+
+    Each method raises StoreError where the place cannot be reached or does not allow it.
+    """
 
     def read(self, key: str) -> bytes:
         """The object's bytes. Raises FileNotFoundError where there is none."""
@@ -24,12 +27,6 @@ class Location(Protocol):
 
     def create(self, key: str, content: bytes) -> None:
         """Put the object where none is, whole and durable. Raises FileExistsError where one is."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """All keys that begin with ``prefix``."""
-
-    def zarr_store(self) -> Any:
-        """A read-only zarr-python store over the same objects."""
 
 
 class LocalLocation:
@@ -63,17 +60,6 @@ class LocalLocation:
             finally:
                 temporary.unlink()
             _sync_folder(target.parent)
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        for folder, _, names in os.walk(self.root / prefix):
-            for name in names:
-                if not name.endswith(_TEMPORARY):
-                    yield (Path(folder) / name).relative_to(self.root).as_posix()
-
-    def zarr_store(self) -> Any:
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root, read_only=True)
 
 
 _TEMPORARY = ".writing"
@@ -116,5 +102,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def locate(store: str | Path) -> Location:
-    """The location a path or URL names."""
+    """The location a path, or a URL such as ``s3://bucket/prefix``, names.
+
+    Raises
+    ------
+    StoreNotFound
+        If it is a URL of another kind.
+    """
+    if is_s3(store):
+        from spine_etl.store.s3 import S3Location
+
+        return S3Location(str(store))
+    if "://" in str(store):
+        raise StoreNotFound(f"{store} is neither a path nor an s3:// URL.")
     return LocalLocation(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from spine_etl.errors import (
     ChunkCorrupt,
     ChunkMissing,
+    StoreForbidden,
     StoreNotCommitted,
     StoreNotFound,
     StoreSchemaUnsupported,
@@ -21,9 +23,20 @@ from spine_etl.errors import (
 )
 from spine_etl.geometry import Grid
 from spine_etl.recipe import SCHEMA_VERSION, Recipe
+from spine_etl.store.cache import ObjectCache
 from spine_etl.store.location import Location, locate
-from spine_etl.store.schema import ATTRIBUTES, STATUS_LOCATED, RowArray, row_arrays
+from spine_etl.store.schema import (
+    ATTRIBUTES,
+    OBJECTS,
+    STATUS_LOCATED,
+    RowArray,
+    column_keys,
+    row_arrays,
+    zarr_columns,
+)
 from spine_etl.store.table import DIMENSIONS, VersionTable
+
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,11 @@ class Store:
         What was left out: dicts of uid, code, reason, action, fold.
     """
 
-    def __init__(self, location: Location, root: Root, commit: dict[str, Any]) -> None:
+    def __init__(
+        self, location: Location, root: Root, commit: dict[str, Any], cache: ObjectCache | None = None
+    ) -> None:
         self.location = location
+        self._cache = cache
         self.recipe = recipe = root.recipe
         self.fingerprint = root.fingerprint
         self.version: int = commit["version"]
@@ -98,13 +114,15 @@ class Store:
             ) from error
 
     def read_object(self, array: RowArray, study: int) -> bytes:
-        """The bytes of a study's object as they lie in the store. Raises ChunkMissing."""
+        """The bytes of a study's object as they lie in the store, or in the cache. Raises ChunkMissing."""
+        key = self._key(array, study)
         try:
-            return self.location.read(self._key(array, study))
+            if self._cache is None:
+                return self.location.read(key)
+            digest = self.table["digest"][study, OBJECTS.index(array.name)].tobytes().hex()
+            return self._cache.read(digest, lambda: self.location.read(key))
         except FileNotFoundError as error:
-            raise ChunkMissing(
-                f"{self._key(array, study)} is not there.", study=self.study_uids[study]
-            ) from error
+            raise ChunkMissing(f"{key} is not there.", study=self.study_uids[study]) from error
 
     def _key(self, array: RowArray, study: int) -> str:
         return array.key(int(self.table["row"][study]))
@@ -125,8 +143,23 @@ class Store:
         return Grid.from_origin(origin, self.recipe.overview.shape, self.recipe.overview.spacing_mm)
 
 
-def open_store(store: str | Path, version: int | None = None) -> Store:
+def open_store(
+    store: str | Path,
+    version: int | None = None,
+    *,
+    recipe: Recipe | None = None,
+    cache: str | Path | None = None,
+) -> Store:
     """Open a committed version, the newest by default.
+
+    Parameters
+    ----------
+    store
+        A folder or ``s3://bucket/prefix``. With a recipe: the root under which datasets lie by fingerprint.
+    recipe
+        Whose dataset is meant, by its fingerprint: `dataset_in` says where it lies.
+    cache
+        A folder of this machine that keeps the objects that were read: for a store that is far away.
 
     Raises
     ------
@@ -137,15 +170,18 @@ def open_store(store: str | Path, version: int | None = None) -> Store:
     StoreNotCommitted
         If it holds no such committed version.
     """
-    location = locate(store)
+    location = locate(dataset_in(store, recipe) if recipe else store)
     root = read_root(location)
-    commit = newest_commit(location, root.latest)
-    if version is not None:
-        commit = read_commit(location, version)
+    commit = newest_commit(location, root.latest) if version is None else read_commit(location, version)
     if commit is None:
         wanted = "committed version" if version is None else f"version {version}"
         raise StoreNotCommitted(f"{location} holds no {wanted}.")
-    return Store(location, root, commit)
+    return Store(location, root, commit, ObjectCache(cache) if cache else None)
+
+
+def dataset_in(root: str | Path, recipe: Recipe) -> str:
+    """Where under a root the dataset of that recipe lies: a folder with the name of its fingerprint."""
+    return f"{str(root).rstrip('/')}/{recipe.fingerprint[:16]}"
 
 
 def read_root(location: Location) -> Root:
@@ -183,20 +219,23 @@ def read_commit(location: Location, version: int) -> dict[str, Any] | None:
 
 def newest_commit(location: Location, latest: int) -> dict[str, Any] | None:
     """The newest commit, from the one the root names onwards: a crash may have left the root behind."""
-    commit = None
-    while (later := read_commit(location, max(latest, 1))) is not None:
-        commit, latest = later, max(latest, 1) + 1
-    return commit
+    commit = read_commit(location, latest) if latest else None
+    while commit or not latest:
+        try:
+            later = read_commit(location, latest + 1)
+        except StoreForbidden:  # how S3 says "not there" to those who may read but not list
+            return commit
+        if later is None:
+            return commit
+        commit, latest = later, latest + 1
+    return None
 
 
 def _read_table(location: Location, commit: dict[str, Any]) -> tuple[dict[str, Any], VersionTable]:
-    import zarr
-
     path = commit["path"]
     try:
-        group = zarr.open_group(location.zarr_store(), path=path, mode="r", zarr_format=3)
-        arrays = dict(group.arrays())
-        table = VersionTable({name: np.asarray(arrays[name][:]) for name in DIMENSIONS})
+        attributes, columns = zarr_columns(_read_objects(location, path), DIMENSIONS)
+        table = VersionTable(columns)
     except (FileNotFoundError, KeyError) as error:
         raise ChunkMissing(f"{path} is not whole: the version's table cannot be read.") from error
     except (ValueError, RuntimeError) as error:
@@ -204,4 +243,22 @@ def _read_table(location: Location, commit: dict[str, Any]) -> tuple[dict[str, A
     # zarr reads a lost chunk as fill values, so the table is held against the commit's digest.
     if table.digest(with_rows=True) != commit["table_digest"]:
         raise ChunkCorrupt(f"{path} is damaged: the version's table differs from what was committed.")
-    return dict(group.attrs), table
+    return attributes, table
+
+
+def _read_objects(location: Location, path: str) -> dict[str, bytes]:
+    """The objects of a version's table. Their keys are known, so that nothing needs to be listed; they are
+    read side by side, since each is small and may be far away."""
+    keys = ["zarr.json"]
+    for name, axes in DIMENSIONS.items():
+        keys += column_keys(name, len(axes))
+
+    def read(key: str) -> bytes | None:
+        try:
+            return location.read(f"{path}/{key}")
+        except FileNotFoundError:
+            return None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = zip(keys, pool.map(read, keys), strict=True)
+        return {key: content for key, content in found if content is not None}

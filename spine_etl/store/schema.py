@@ -15,6 +15,7 @@ A row belongs to one study and is written once. A plain zarr v3 client reads all
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,11 @@ UID_LENGTH = 64
 _COMPRESSOR, _LEVEL = "lz4", 5
 _CRC_RESIDUE = 0x48674BC7
 """CRC-32C over any bytes followed by their own checksum: the whole object is checked without a copy."""
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether an object of a row ends with its checksum."""
+    return len(content) >= 20 and google_crc32c.value(content) == _CRC_RESIDUE
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class RowArray:
         ValueError
             If the checksum or the length is not that of a row.
         """
-        if len(content) < 20 or google_crc32c.value(content) != _CRC_RESIDUE:
+        if not is_whole(content):
             raise ValueError("its checksum does not match")
         voxels = np.empty(self.row_shape, self.dtype) if out is None else out
         if int.from_bytes(content[4:8], "little") != voxels.nbytes:
@@ -168,3 +174,29 @@ def zarr_objects(
         if values.size:
             array[...] = values
     return {key: bytes(buffer.to_bytes()) for key, buffer in objects.items()}
+
+
+def zarr_columns(
+    objects: dict[str, bytes], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The attributes and the named arrays of such a group.
+
+    Raises
+    ------
+    FileNotFoundError, KeyError
+        If the group or one of its arrays is not among the objects.
+    ValueError, RuntimeError
+        If an object is damaged.
+    """
+    import zarr
+    from zarr.buffer import cpu
+    from zarr.storage import MemoryStore
+
+    buffers: dict[str, Any] = {key: cpu.Buffer.from_bytes(content) for key, content in objects.items()}
+    group: Any = zarr.open_group(MemoryStore(buffers), mode="r", zarr_format=3)
+    return dict(group.attrs), {name: np.asarray(group[name][...]) for name in names}
+
+
+def column_keys(name: str, axes: int) -> tuple[str, str]:
+    """Keys of a column's metadata and of its one chunk, which is not there where the column is empty."""
+    return f"{name}/zarr.json", f"{name}/c" + "/0" * axes

@@ -23,71 +23,10 @@ from spine_etl.errors import (
     StoreSchemaUnsupported,
     StudyNotInStore,
 )
-from spine_etl.recipe import Recipe
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
-from spine_etl.store.record import BoxRecord, LevelRecord, Record, Refusal
 from spine_etl.store.writer import StoreWriter
-
-RECIPE = Recipe.model_validate(
-    {
-        "name": "tiny",
-        "levels": {"C1": 1, "C2": 2},
-        "crop": {"spacing_mm": 1.0, "shape": [4, 6, 8]},
-        "overview": {"spacing_mm": 4.0, "shape": [8, 4, 4]},
-    }
-)
-BOX = BoxRecord(x=1, y=2, width=3, height=4, slice_number=7, level="C1", in_crops={"C1": (0, 1, 2, 3, 4, 5)})
-
-
-def voxels(seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    return {
-        "image": random.integers(-1024, 2000, (2, 4, 6, 8)).astype(np.int16),
-        "mask": random.integers(0, 3, (2, 4, 6, 8)).astype(np.uint8),
-        "overview/image": random.integers(-1024, 2000, (8, 4, 4)).astype(np.int16),
-        "overview/mask": random.integers(0, 3, (8, 4, 4)).astype(np.uint8),
-    }
-
-
-def built(writer: StoreWriter, uid: str, seed: int, *, positive: int = 0, first: int = 0) -> Record:
-    row, digests = writer.write_row(first, voxels(seed))
-    record = Record(
-        uid=uid,
-        fingerprint=RECIPE.fingerprint,
-        source_digest=f"{seed:064x}",
-        row=row,
-        digests=digests,
-        mask_source="given",
-        levels={
-            "C1": LevelRecord(status="located", origin_mm=(1.0, 2.0, 3.5), coverage=0.75, volume_mm3=9.0),
-            "C2": LevelRecord(status="absent"),
-        },
-        overview_origin_mm=(-1.0, -2.0, -3.0),
-        fracture={"C1": positive, "C2": 0, "patient_overall": positive},
-        boxes=(
-            (
-                BoxRecord(
-                    x=1,
-                    y=2,
-                    width=3,
-                    height=4,
-                    slice_number=7,
-                    level="C1",
-                    in_crops={"C1": (0, 1, 2, 3, 4, 5)},
-                ),
-            )
-            if positive
-            else ()
-        ),
-    )
-    writer.write_record(record)
-    return record
-
-
-def refused(uid: str) -> Record:
-    refusal = Refusal(code="SLICE_GAP", reason="a gap.", action="mend it.")
-    return Record(uid=uid, fingerprint=RECIPE.fingerprint, source_digest="0" * 64, refusal=refusal)
+from tests.store.tiny import RECIPE, build_alone, built, refused, voxels
 
 
 @pytest.fixture
@@ -295,14 +234,9 @@ def test_a_commit_that_was_not_published_counts(store: Store) -> None:
     assert zarr.open_array(root.parent / "image", mode="r").shape[0] == 6
 
 
-def _build_alone(path: str, name: int) -> None:
-    writer = StoreWriter(path, RECIPE)
-    writer.commit([built(writer, f"2.{name}.{i}", 10 * name + i) for i in range(3)])
-
-
 def test_builds_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    builds = [context.Process(target=_build_alone, args=(str(tmp_path), name)) for name in range(4)]
+    builds = [context.Process(target=build_alone, args=(str(tmp_path), name)) for name in range(4)]
     for build in builds:
         build.start()
     for build in builds:
