@@ -5,7 +5,9 @@
     |   |-- SourceNotFound          SOURCE_NOT_FOUND           (FileNotFoundError)
     |   |-- TableInvalid            TABLE_INVALID              (ValueError)
     |   |-- StudyNameInvalid        STUDY_NAME_INVALID         (ValueError)
+    |   |-- ArchiveInvalid          ARCHIVE_INVALID            (ValueError)
     |   |-- SourceChanged           SOURCE_CHANGED             (OSError)
+    |   |-- SourceUnreachable       SOURCE_UNREACHABLE         (ConnectionError)
     |   `-- SourceNotEmpty          SOURCE_NOT_EMPTY           (FileExistsError)
     |-- DicomError                what a DICOM series says
     |   |-- NoSlices                NO_SLICES                  (FileNotFoundError)
@@ -34,8 +36,9 @@
     |   |-- StoreForbidden          STORE_FORBIDDEN            (PermissionError)
     |   |-- StoreUnreachable        STORE_UNREACHABLE          (ConnectionError)
     |   `-- CommitConflict          COMMIT_CONFLICT            (RuntimeError)
-    |-- RunError                  what befell a study while it was worked on
+    |-- RunError                  what befell a run, or a study while it was worked on
     |   |-- WorkerLost              WORKER_LOST                (RuntimeError)
+    |   |-- SchedulerLost           SCHEDULER_LOST             (ConnectionError)
     |   `-- Unexpected              UNEXPECTED                 (RuntimeError)
     `-- TrainingError             what stops a training or a prediction
         |-- FoldInvalid             FOLD_INVALID               (ValueError)
@@ -112,9 +115,19 @@ class StudyNameInvalid(SourceError, ValueError):
     default_action = "Rename the folder to its StudyInstanceUID (digits and dots, at most 64)."
 
 
+class ArchiveInvalid(SourceError, ValueError):
+    code = "ARCHIVE_INVALID"
+    default_action = "Download the archive again, or unpack it with a tool you trust and name the folder."
+
+
 class SourceChanged(SourceError, OSError):
     code = "SOURCE_CHANGED"
     default_action = "Wait until the files are copied completely, then run again."
+
+
+class SourceUnreachable(SourceError, ConnectionError):
+    code = "SOURCE_UNREACHABLE"
+    default_action = "Check AWS_ENDPOINT_URL, AWS_REGION, the credentials and the network, then run again."
 
 
 class SourceNotEmpty(SourceError, FileExistsError):
@@ -255,12 +268,17 @@ class CommitConflict(StoreError, RuntimeError):
 
 
 class RunError(SpineError):
-    """What befell a study while it was worked on; tried again by the next run."""
+    """What befell a run, or a study while it was worked on; tried again by the next run."""
 
 
 class WorkerLost(RunError, RuntimeError):
     code = "WORKER_LOST"
     default_action = "Give the workers more memory, then run again; the study is tried anew."
+
+
+class SchedulerLost(RunError, ConnectionError):
+    code = "SCHEDULER_LOST"
+    default_action = "Start the scheduler and its workers, then run again; what is stored is kept."
 
 
 class Unexpected(RunError, RuntimeError):

@@ -1,0 +1,71 @@
+"""A Dask cluster of processes, as one that is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+SETTINGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s",
+}
+
+
+class Cluster:
+    """A scheduler and two workers, each with a nanny that starts it anew when it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scheduler.json"
+        self._log = (folder / "dask.log").open("wb")
+        listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file)]
+        self.scheduler = self._start("scheduler", *listen)
+        deadline = time.monotonic() + 90
+        while not self._file.is_file() or not self._file.stat().st_size:
+            assert time.monotonic() < deadline, "the scheduler did not start"
+            time.sleep(0.1)
+        self.address = json.loads(self._file.read_text())["address"]
+        join = ["--scheduler-file", str(self._file), "--nthreads", "1", "--no-dashboard"]
+        self.workers = self._start("worker", *join, "--nworkers", "2", "--local-directory", str(folder))
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *command],
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, **SETTINGS},
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        for process in (self.workers, self.scheduler):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._log.close()
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[Cluster]:
+    cluster = Cluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of this test alone."""
+    (tmp_path / "dask").mkdir()
+    with _running(tmp_path / "dask") as running:
+        yield running
