@@ -105,7 +105,7 @@ class _Training:
         self.options, self.device, self.ranks = options, device, ranks
         self.recipe = resolved_recipe(options)
         self.augment = augment_settings(self.recipe)
-        self.store = open_store(options.store)
+        self.store = open_store(options.store, cache=options.cache)
         train, _ = split(self.store, options.fold)
         learning, validation = inner_split(self.store, train, self.recipe.validation_share)
         outside = np.flatnonzero(self.store.table["fold"] != options.fold)

@@ -67,7 +67,7 @@ def train_localizer(options: TrainLocalizerOptions) -> None:
     StoreError
         If the store, or a study's objects, cannot be read, or ``out`` cannot be written.
     """
-    store = open_store(options.store)
+    store = open_store(options.store, cache=options.cache)
     device = choose_device(options.device)
     folds = range(store.recipe.folds) if options.fold is None else [options.fold]
     try:  # before the training, not after it

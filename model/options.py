@@ -34,6 +34,8 @@ class TrainOptions:
     """Optimizer steps between two checkpoints."""
     resume: bool = False
     """Go on from the last checkpoint in --out."""
+    cache: Path | None = None
+    """Folder of this machine that keeps what is read of the store: for a store on S3."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class PredictOptions:
     """End with one line of JSON on standard output."""
     pictures: Path | None = None
     """With --evaluate: folder for the ROC and reliability curves."""
+    cache: Path | None = None
+    """Folder of this machine that keeps what is read of the store: for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -86,6 +90,8 @@ class TrainLocalizerOptions:
     """Only the network that holds this fold out; all by default."""
     epochs: int = 40
     """Times that each study is seen."""
+    cache: Path | None = None
+    """Folder of this machine that keeps what is read of the store: for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

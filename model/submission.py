@@ -43,7 +43,7 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
         If the store, or a study's objects, cannot be read.
     """
     device = choose_device(options.device)
-    store = open_store(options.store)
+    store = open_store(options.store, cache=options.cache)
     studies = _studies(store, options)
     models = [load_model(run, store) for run in options.checkpoint]
     if options.evaluate:

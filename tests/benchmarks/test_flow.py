@@ -84,10 +84,10 @@ def _flow(source: Path, recipe_file: Path, store: Path) -> tuple[float, float, f
     return 60 * (len(done) - 1) / (done[-1] - done[0]), done[0] - began, ended - done[-1]
 
 
-def _done_at(source: Path, recipe_file: Path, store: Path) -> Iterator[float]:
+def _done_at(source: Path, recipe_file: Path, store: Path, workers: int = WORKERS) -> Iterator[float]:
     """When each study was done, as the progress lines tell."""
     command = [sys.executable, "-m", "flows.build_dataset", "--source", source, "--store", store]
-    command += ["--recipe", recipe_file, "--workers", WORKERS]
+    command += ["--recipe", recipe_file, "--workers", workers]
     with subprocess.Popen(
         [str(part) for part in command],
         stderr=subprocess.PIPE,
