@@ -39,7 +39,8 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
 
     An item holds ``image`` int16 HU and ``mask`` uint8 source labels, both (level, z, y, x); ``labels``,
     ``known``, ``located``, ``slice_fracture`` and ``slice_box`` as in `Targets`; and ``study``, the index in
-    the store. It can be pickled, and is safe in a `DataLoader` with any number of workers.
+    the store. It can be pickled, and is safe in a `DataLoader` with any number of workers
+    (for a store on S3 with ``multiprocessing_context="forkserver"``).
 
     Parameters
     ----------

@@ -22,6 +22,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _REFUSED = re.compile(r"status code: (401|403)\b")
 _FINAL = re.compile(r"status code: 4(?!08|09|29)\d\d\b|builder error")
 _Result = TypeVar("_Result")
+_at_home = 0
+"""The process whose client's threads are running; they do not come along when it forks."""
 
 
 def is_s3(address: object) -> bool:
@@ -42,6 +44,8 @@ def bucket(url: str) -> Any:
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
 
+    global _at_home
+    _at_home = _at_home or os.getpid()
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise ValueError(f"{url} is no s3://bucket/prefix")
@@ -83,6 +87,8 @@ def tried(operation: Callable[[int], _Result]) -> _Result:
         UnauthenticatedError,
     )
 
+    if _at_home not in (0, os.getpid()):  # the request would wait for ever
+        raise ConnectionError("this process was forked from one that has used S3: use spawn or forkserver")
     for past in range(TRIES):
         try:
             return operation(past)

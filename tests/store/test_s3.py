@@ -121,6 +121,22 @@ def test_what_is_sent_to_a_worker_holds_no_credentials(address: str) -> None:
     assert pickle.loads(sent).latest() is None  # noqa: S301
 
 
+def _read_in_child(store: Store) -> str:
+    try:
+        return str(store.image(0).shape)
+    except StoreUnreachable as error:
+        return str(error)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("method", "told"), [("spawn", "(2, 4, 6, 8)"), ("forkserver", "(2, 4, 6, 8)"), ("fork", "forkserver")]
+)
+def test_a_forked_process_is_told_and_does_not_hang(store: Store, method: str, told: str) -> None:
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert told in pool.apply_async(_read_in_child, (store,)).get(timeout=60)
+
+
 def test_builds_at_once_lose_nothing(address: str) -> None:
     context = multiprocessing.get_context("spawn")
     builds = [context.Process(target=build_alone, args=(address, name)) for name in range(3)]
