@@ -1,7 +1,7 @@
 """From few segmentations to a whole dataset: build, train a localizer, localize the rest, crop them, commit.
 
     python -m flows.bootstrap --source DIR --store PATH --localizer FOLDER [--recipe FILE] [--epochs N]
-                              [--workers N | --dask tcp://...]
+                              [--workers N | --dask tcp://...] [--settle MINUTES]
 
 The first version holds every study's overview and the crops of those that have a segmentation. A network for
 each fold learns from the others' segmentations. The second version holds the crops of all. Killed at any
@@ -18,7 +18,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import build_arguments, interruptible, positive, recipe_of, run, say, settle_prefect
+from flows.command import (
+    build_arguments,
+    interruptible,
+    positive,
+    recipe_of,
+    run,
+    say,
+    settle_prefect,
+    store_of,
+)
 
 if TYPE_CHECKING:
     from flows.summary import Summary
@@ -34,17 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def work() -> Summary:
+        recipe = recipe_of(options.recipe)
         return bootstrap(
             options.source,
-            options.store,
-            recipe_of(options.recipe),
+            store_of(options, recipe),
+            recipe,
             options.localizer,
             epochs=options.epochs,
             workers=options.workers,
             dask=options.dask,
+            settle_s=options.settle,
         )
 
-    return run(work, options.store, options.json)
+    return run(work, options.json)
 
 
 def bootstrap(
@@ -56,6 +67,7 @@ def bootstrap(
     epochs: int = 40,
     workers: int | None = None,
     dask: str | None = None,
+    settle_s: float = 0,
 ) -> Summary:
     """The whole path as one Prefect flow.
 
@@ -79,10 +91,13 @@ def bootstrap(
     @flow(name="bootstrap")
     def path() -> None:
         if not _is_trained(localizer, recipe.folds):
-            build(source, store, recipe, workers=workers, dask=dask)
+            build(source, store, recipe, workers=workers, dask=dask, settle_s=settle_s)
             say("Training the localizer ...")
             train()
-        summaries.append(build(source, store, recipe, workers=workers, dask=dask, localizer=localizer))
+        built = build(
+            source, store, recipe, workers=workers, dask=dask, localizer=localizer, settle_s=settle_s
+        )
+        summaries.append(built)
 
     summaries: list[Summary] = []
     with interruptible():

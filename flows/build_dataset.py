@@ -1,7 +1,7 @@
 """Build a dataset: a source folder in, a committed version of a store out.
 
-    python -m flows.build_dataset --source DIR --store PATH [--recipe FILE] [--localizer FOLDER]
-                                  [--workers N | --dask tcp://...]
+    python -m flows.build_dataset --source DIR (--store PATH | --datasets ROOT) [--recipe FILE]
+                                  [--localizer FOLDER] [--workers N | --dask tcp://...] [--settle MINUTES]
 
 Exit status: 0 all well; 3 some studies were refused (the others are in the store); 1 nothing could be done;
 2 the command line is wrong; 130 interrupted (run it again: it resumes).
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.command import build_arguments, interruptible, recipe_of, run, say, settle_prefect
+from flows.command import build_arguments, interruptible, recipe_of, run, say, settle_prefect, store_of
 
 if TYPE_CHECKING:
     from flows.summary import Summary
@@ -40,16 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
 
     def work() -> Summary:
+        recipe = recipe_of(options.recipe)
         return build(
             options.source,
-            options.store,
-            recipe_of(options.recipe),
+            store_of(options, recipe),
+            recipe,
             workers=options.workers,
             dask=options.dask,
             localizer=options.localizer,
+            settle_s=options.settle,
         )
 
-    return run(work, options.store, options.json)
+    return run(work, options.json)
 
 
 def build(
@@ -60,6 +62,7 @@ def build(
     workers: int | None = None,
     dask: str | None = None,
     localizer: str | None = None,
+    settle_s: float = 0,
 ) -> Summary:
     """Build, and say on standard error how it goes. Raises SpineError."""
     began = time.monotonic()
@@ -68,7 +71,7 @@ def build(
     workers = workers or len(os.sched_getaffinity(0))
     say("Looking for what is new ...")
     finder = load_localizer(localizer, recipe)
-    plan = plan_build(source, store, recipe, threads=workers, localizer=finder)
+    plan = plan_build(source, store, recipe, threads=workers, localizer=finder, settle_s=settle_s)
     count = len(plan.pending)
     if not count:
         from flows.summary import finish

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flows.summary import Summary
+    from spine_etl.recipe import Recipe
 
 INTERRUPTED = "Interrupted. What is stored is kept; run the same command again to go on."
 RECIPES = Path(__file__).parent / "recipes"
@@ -29,8 +30,16 @@ def build_arguments(name: str, description: str) -> argparse.ArgumentParser:
         description=description,
         epilog="Exit status: 0 all well, 3 some studies were refused, 1 nothing could be done.",
     )
-    parser.add_argument("--source", required=True, help="folder in the RSNA 2022 layout")
-    parser.add_argument("--store", required=True, help="store to build into; made where it is not there")
+    parser.add_argument(
+        "--source", required=True, help="in the RSNA 2022 layout: a folder, a .zip, or s3://bucket/prefix"
+    )
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument(
+        "--store", help="store to build into, a folder or s3://bucket/prefix; made where it is not there"
+    )
+    place.add_argument(
+        "--datasets", metavar="ROOT", help="root of many datasets: the store lies there under its fingerprint"
+    )
     parser.add_argument(
         "--recipe", default="rsna2022", help="YAML file, or one that ships: rsna2022 (default), quick"
     )
@@ -39,11 +48,25 @@ def build_arguments(name: str, description: str) -> argparse.ArgumentParser:
         "--workers", type=positive, help="worker processes on this machine (default: its cores)"
     )
     where.add_argument("--dask", metavar="tcp://HOST:PORT", help="scheduler of a running Dask cluster")
+    parser.add_argument(
+        "--settle",
+        type=minutes,
+        default=0.0,
+        metavar="MINUTES",
+        help="leave a study to the next build whose files changed within that time (default: 0)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON on standard output")
     return parser
 
 
-def run(work: Callable[[], Summary], store: str, as_json: bool) -> int:
+def store_of(options: argparse.Namespace, recipe: Recipe) -> str:
+    """Where the store that is asked for lies."""
+    from spine_etl.store import dataset_in
+
+    return options.store or dataset_in(options.datasets, recipe)
+
+
+def run(work: Callable[[], Summary], as_json: bool) -> int:
     """Do the work, tell what came of it, and return the exit status."""
     from spine_etl.errors import SpineError
 
@@ -57,7 +80,7 @@ def run(work: Callable[[], Summary], store: str, as_json: bool) -> int:
     except KeyboardInterrupt:
         say(INTERRUPTED)
         return 130
-    tell(summary, store)
+    tell(summary)
     if as_json:
         print(json.dumps(summary.line()))
     if not summary.refused:
@@ -105,21 +128,35 @@ def recipe_of(name: str) -> Any:
     return load_recipe(shipped if shipped.is_file() else name)
 
 
-def tell(summary: Summary, store: str) -> None:
+def tell(summary: Summary) -> None:
     for refusal in summary.refusals:
         say(f"refused {refusal['uid']} [{refusal['code']}] {refusal['reason']} {refusal['action']}")
+    for uid, seconds in summary.left.items():
+        say(f"{uid} is still being copied (last change {seconds:.0f} s ago); the next build takes it.")
     if summary.without_images:
         say(f"{len(summary.without_images)} studies of the label table have no images in the source.")
     if not summary.processed:
         say("Nothing new: no study was processed.")
     say(
-        f"{store}: version {summary.version}, {summary.processed} processed, {summary.unchanged} unchanged, "
-        f"{summary.refused} refused, {summary.seconds} s, root digest {summary.root_digest[:16]}"
+        f"{summary.store}: version {summary.version}, {summary.processed} processed, "
+        f"{summary.unchanged} unchanged, {summary.refused} refused, {summary.seconds} s, "
+        f"root digest {summary.root_digest[:16]}"
     )
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def minutes(text: str) -> float:
+    """Seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError("a number of minutes")
+    return 60 * value
 
 
 def positive(text: str) -> int:

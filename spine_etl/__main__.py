@@ -115,7 +115,7 @@ def _facts_of(path: str) -> dict[str, Any]:
         from spine_etl.store import open_store
 
         return describe.describe_store(open_store(path))
-    if Path(path).is_dir():
+    if Path(path).is_dir() or path.endswith(".zip"):
         from spine_etl.dicom import read_series
 
         return describe.describe_series(read_series(path))
@@ -300,7 +300,9 @@ def _add_phantom(commands: Any) -> None:
 
 def _add_read(commands: Any) -> None:
     parser = _command(commands, read, "write a DICOM series as NIfTI, as it was read")
-    parser.add_argument("folder", metavar="FOLDER", help="folder with one DICOM series")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="one DICOM series: a folder, a .zip, or s3://bucket/prefix"
+    )
     parser.add_argument("--out", required=True, help="file to write, .nii or .nii.gz")
     parser.add_argument(
         "--isotropic", type=_millimetres, metavar="MM", help="resample to cubes of that size, patient's axes"
@@ -310,7 +312,7 @@ def _add_read(commands: Any) -> None:
 def _add_inspect(commands: Any) -> None:
     parser = _command(commands, inspect, "print header, geometry or contents, as the reader understood them")
     parser.add_argument(
-        "path", metavar="FILE_OR_FOLDER", help="DICOM file, series folder, NIfTI label map, or store"
+        "path", metavar="FILE_OR_FOLDER", help="DICOM file, series folder or .zip, NIfTI label map, or store"
     )
     parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
 
@@ -318,7 +320,9 @@ def _add_inspect(commands: Any) -> None:
 def _add_show(commands: Any) -> None:
     parser = _command(commands, show, "draw a study's slices, segmentation, reslices or stored crops as PNG")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--source", metavar="DIR", help="folder in the RSNA 2022 layout")
+    where.add_argument(
+        "--source", metavar="SOURCE", help="in the RSNA 2022 layout: a folder, a .zip, or s3://..."
+    )
     where.add_argument("--store", help="store that holds the study")
     parser.add_argument("--study", metavar="UID", required=True, help="StudyInstanceUID")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for the pictures")

@@ -8,7 +8,6 @@ them puts every label in the wrong place and nothing says which: the file is ref
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,15 @@ from isal.igzip_lib import IsalError
 from nibabel.spatialimages import HeaderDataError
 
 from spine_etl.digest import DigestedFile
-from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskUnreadable, SourceNotFound, SpineError
+from spine_etl.errors import (
+    GeometryInvalid,
+    LabelUnknown,
+    MaskUnreadable,
+    SourceError,
+    SourceNotFound,
+    SpineError,
+)
+from spine_etl.files import FilePlace, Held, file_at, held_still
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.volume import LabelMap, Volume
 
@@ -33,7 +40,7 @@ _SAME_PLACE_MM = 0.1
 _WHOLE = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of a whole number
 
 
-def read_label_map(path: str | Path) -> LabelMap:
+def read_label_map(place: FilePlace) -> LabelMap:
     """Read a segmentation from ``.nii`` or ``.nii.gz``, in any axis order and any real voxel type.
 
     The labels are the file's (i, j, k) array transposed to (k, j, i), not turned: `LabelMap.grid` says where
@@ -43,20 +50,24 @@ def read_label_map(path: str | Path) -> LabelMap:
     ------
     SourceNotFound
         If there is no such file.
+    SourceChanged, SourceUnreachable
+        If it changes while it is read, or what it lies in cannot be reached.
     MaskUnreadable
         If the file is cut short or damaged, is no single-file 3D NIfTI, holds values that are not whole, or
         does not say where its voxels lie.
     LabelUnknown
         If it holds a whole number outside 0 to 255.
     """
-    path = Path(path)
+    file = file_at(place)
     try:
-        with path.open("rb", buffering=0) as raw:
-            return _read(DigestedFile(raw), path.name)
+        with held_still(file), file.open() as content:
+            return _read(DigestedFile(content, file.known_digest), file.name)
+    except SourceError:
+        raise
     except FileNotFoundError as error:
-        raise SourceNotFound(f"There is no file {path.name}.") from error
+        raise SourceNotFound(f"There is no file {file.name}.") from error
     except OSError as error:
-        raise MaskUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+        raise MaskUnreadable(f"{file.name} cannot be read: {error.strerror}.") from error
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -108,7 +119,7 @@ def _unpacked(file: DigestedFile, name: str) -> tuple[DigestedFile, int]:
         content = igzip.decompress(file.read())  # to the end of the stream, checksum and length compared
     except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # its stub calls IsalError a value
         raise MaskUnreadable(f"{name} is cut short or damaged: its gzip stream is broken.") from error
-    return DigestedFile(io.BytesIO(content)), len(content)
+    return DigestedFile(Held(content)), len(content)
 
 
 def _header(content: DigestedFile, name: str) -> Any:

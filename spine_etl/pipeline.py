@@ -26,7 +26,7 @@ from spine_etl.crops import (
 )
 from spine_etl.dicom import read_series, series_files
 from spine_etl.digest import combine, file_digest
-from spine_etl.errors import SpineError, StoreError, Unexpected
+from spine_etl.errors import SourceChanged, SourceUnreachable, SpineError, StoreError, Unexpected
 from spine_etl.geometry import Grid
 from spine_etl.localization import LEAST_CONFIDENCE, Localization, Localizer
 from spine_etl.nifti import read_label_map
@@ -79,7 +79,8 @@ def process_study(
     except StoreError:
         raise
     except SpineError as error:
-        record = refuse(study, writer.recipe, error, threads=threads, localizer=localizer)
+        passing = isinstance(error, SourceChanged | SourceUnreachable)  # tried again by the next build
+        record = refuse(study, writer.recipe, error, transient=passing, threads=threads, localizer=localizer)
     except Exception as error:  # a defect of ours must not stop the other studies
         # The message may quote the header, so only the kind of error is told.
         fault = Unexpected(f"{type(error).__name__} while it was read or cropped.", study=study.uid)
@@ -193,7 +194,7 @@ def source_digest(study: Study, *, threads: int = 1, localizer: Localizer | None
     files = series_files(study.folder)
     with ThreadPoolExecutor(threads) as pool:
         digests = list(pool.map(file_digest, files))
-    series = combine((path.name, digest) for path, digest in zip(files, digests, strict=True))
+    series = combine((file.name, digest) for file, digest in zip(files, digests, strict=True))
     if study.mask:
         return _combined(study, series, file_digest(study.mask))
     return _combined(study, series, localizer.digest if localizer else "")

@@ -23,41 +23,40 @@ _Axis = Annotated[int, Field(ge=4, le=1024)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The words under an attribute become its description in the JSON schema, and so in forms.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Block(_Frozen):
-    """An isotropic block of voxels: ``shape`` (z, y, x) at ``spacing_mm`` millimetres."""
+    """An isotropic block of voxels."""
 
     spacing_mm: Annotated[float, Field(gt=0, le=20)]
+    """Edge of a voxel in millimetres."""
+
     shape: tuple[_Axis, _Axis, _Axis]
+    """Voxels along z, y and x."""
 
 
 class Recipe(_Frozen):
-    """What a dataset is made by.
-
-    Parameters
-    ----------
-    name
-        For people; it is not part of the fingerprint.
-    levels
-        Level name to label number in the segmentations, from head to foot: the crops of each study.
-    other_labels
-        Further labels the segmentations may hold; kept in the masks, never cropped.
-    crop
-        The block cut around each level.
-    overview
-        The coarse block that shows the whole neck.
-    folds
-        Number of cross-validation folds.
-    """
+    """What a dataset is made by."""
 
     name: str
+    """For people; it is not part of the fingerprint."""
+
     levels: Annotated[dict[_Name, _Label], Field(min_length=1, max_length=32)]
+    """Level name to label number in the segmentations, from head to foot: the crops of each study."""
+
     other_labels: dict[_Name, _Label] = {}
+    """Further labels the segmentations may hold; kept in the masks, never cropped."""
+
     crop: Block
+    """The block cut around each level."""
+
     overview: Block
+    """The coarse block that shows the whole neck."""
+
     folds: Annotated[int, Field(ge=2, le=100)] = 5
+    """Number of cross-validation folds."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Recipe:

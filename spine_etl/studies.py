@@ -12,14 +12,16 @@ a row that cannot refuses its own study and no other.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
-from spine_etl.errors import SourceNotFound, SpineError, StudyNameInvalid, TableInvalid
+from spine_etl.errors import SourceError, SourceNotFound, SpineError, StudyNameInvalid, TableInvalid
+from spine_etl.files import File, Folder, FolderPlace, open_source
 from spine_etl.volume import FractureBox
 
 _IMAGES, _MASKS = "train_images", "segmentations"
@@ -27,6 +29,7 @@ _LABELS, _BOXES = "train.csv", "train_bounding_boxes.csv"
 _BOX_COLUMNS = ("x", "y", "width", "height", "slice_number")
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 PATIENT = "patient_overall"
+_Named = TypeVar("_Named", File, Folder)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Study:
     """
 
     uid: str
-    folder: Path
-    mask: Path | None = None
+    folder: Folder
+    mask: File | None = None
     labels: dict[str, int] | None = None
     boxes: tuple[FractureBox, ...] = ()
     problem: SpineError | None = None
@@ -50,37 +53,71 @@ class Study:
         return repr((sorted((self.labels or {}).items()), self.boxes))
 
 
-def discover_studies(root: str | Path, levels: Sequence[str]) -> list[Study]:
-    """The studies of a source folder, in the order of their UIDs.
+def discover_studies(place: FolderPlace, levels: Sequence[str]) -> list[Study]:
+    """The studies of a source, in the order of their UIDs.
+
+    Parameters
+    ----------
+    place
+        A folder, a ``.zip``, ``s3://bucket/prefix``, or what `spine_etl.files.open_source` made of it. It has
+        the layout, or holds one folder that has it.
+    levels
+        Columns of the label table, beside ``patient_overall``.
 
     Raises
     ------
     SourceNotFound
         If there is no ``train_images`` folder with at least one study in it.
+    ArchiveInvalid, SourceUnreachable
+        If the archive cannot be trusted, or S3 does not answer.
     TableInvalid
         If a table is there but lacks a column, or is no CSV text.
     """
-    root = Path(root)
-    images = root / _IMAGES
-    if not images.is_dir():
-        raise SourceNotFound(f"there is no folder {_IMAGES} in {root}.")
-    folders = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+    root = _layout(place)
+    folders = sorted(_named(_named(root.folders())[_IMAGES].folders()).items())
     if not folders:
-        raise SourceNotFound(f"the folder {images} holds no studies.")
-    labels = _read_labels(root / _LABELS, levels)
-    boxes = _read_boxes(root / _BOXES)
-    return [_study(folder, root / _MASKS, labels, boxes) for folder in folders]
+        raise SourceNotFound(f"the folder {_IMAGES} of {root.name} holds no studies.")
+    tables = _named(root.files())
+    labels, boxes = _read_labels(tables.get(_LABELS), levels), _read_boxes(tables.get(_BOXES))
+    masks = _named(root.folders()).get(_MASKS)
+    known = _named(masks.files()) if masks else {}
+    return [_study(folder, known, labels, boxes) for _, folder in folders]
 
 
-def studies_without_images(root: str | Path, levels: Sequence[str]) -> list[str]:
-    """UIDs that the label table names and ``train_images`` does not hold."""
-    named = _read_labels(Path(root) / _LABELS, levels)
-    return sorted(uid for uid in named if not (Path(root) / _IMAGES / uid).is_dir())
+def studies_without_images(place: FolderPlace, levels: Sequence[str]) -> list[str]:
+    """UIDs that the label table names and ``train_images`` does not hold; raises as `discover_studies`."""
+    root = _layout(place)
+    named = _read_labels(_named(root.files()).get(_LABELS), levels)
+    return sorted(named.keys() - _named(_named(root.folders())[_IMAGES].folders()).keys())
+
+
+def tables_changed(place: FolderPlace) -> float | None:
+    """When the newest table changed, seconds since the epoch; None where there is none, or nobody knows."""
+    tables = _named(_layout(place).files())
+    dates = [tables[name].changed() for name in (_LABELS, _BOXES) if name in tables]
+    return max((date for date in dates if date is not None), default=None)
+
+
+def _layout(place: FolderPlace) -> Folder:
+    """The folder that has the layout: the one that is named, or the only one in it."""
+    root = open_source(place)
+    inside = _named(root.folders())
+    if _IMAGES not in inside and len(inside) == 1:
+        (root,) = inside.values()
+        inside = _named(root.folders())
+    if _IMAGES not in inside:
+        raise SourceNotFound(f"there is no folder {_IMAGES} in {root.name}.")
+    return root
+
+
+def _named(found: Iterable[_Named]) -> dict[str, _Named]:
+    """Files or folders by name, without those that are hidden."""
+    return {one.name: one for one in found if not one.name.startswith(".")}
 
 
 def _study(
-    folder: Path,
-    masks: Path,
+    folder: Folder,
+    masks: Mapping[str, File],
     labels: dict[str, dict[str, int] | TableInvalid],
     boxes: dict[str, list[FractureBox] | TableInvalid],
 ) -> Study:
@@ -89,7 +126,7 @@ def _study(
         # Such a name never becomes part of a path in the store; the study stands under a safe one.
         safe = re.sub(r"[^0-9A-Za-z._-]", "_", uid)[:60].lstrip("._-") or "unnamed"
         return Study(safe, folder, problem=StudyNameInvalid("the folder's name is no UID.", study=safe))
-    mask = next((path for end in (".nii", ".nii.gz") if (path := masks / f"{uid}{end}").is_file()), None)
+    mask = masks.get(f"{uid}.nii") or masks.get(f"{uid}.nii.gz")
     row, found = labels.get(uid), boxes.get(uid, [])
     problem = next((fault for fault in (row, found) if isinstance(fault, TableInvalid)), None)
     if isinstance(row, TableInvalid) or isinstance(found, TableInvalid):
@@ -97,32 +134,32 @@ def _study(
     return Study(uid, folder, mask, row, tuple(found))
 
 
-def _read_labels(path: Path, levels: Sequence[str]) -> dict[str, dict[str, int] | TableInvalid]:
+def _read_labels(table: File | None, levels: Sequence[str]) -> dict[str, dict[str, int] | TableInvalid]:
     """Labels by UID, or what is wrong with the UID's row."""
     names = [PATIENT, *levels]
     labels: dict[str, dict[str, int] | TableInvalid] = {}
-    for line, uid, row in _rows(path, names):
+    for place, uid, row in _rows(table, names):
         values = {name: row[name].strip() for name in names}
         wrong = [name for name, value in values.items() if value not in ("0", "1", "0.0", "1.0")]
         if uid in labels:
-            labels[uid] = TableInvalid(f"{path.name} line {line}: the study stands there twice.", study=uid)
+            labels[uid] = TableInvalid(f"{place}: the study stands there twice.", study=uid)
         elif wrong:
-            labels[uid] = TableInvalid(f"{path.name} line {line}: {wrong[0]} is neither 0 nor 1.", study=uid)
+            labels[uid] = TableInvalid(f"{place}: {wrong[0]} is neither 0 nor 1.", study=uid)
         else:
             labels[uid] = {name: int(float(value)) for name, value in values.items()}
     return labels
 
 
-def _read_boxes(path: Path) -> dict[str, list[FractureBox] | TableInvalid]:
+def _read_boxes(table: File | None) -> dict[str, list[FractureBox] | TableInvalid]:
     """Boxes by UID, or what is wrong with one of the UID's rows."""
     boxes: dict[str, list[FractureBox] | TableInvalid] = defaultdict(list)
-    for line, uid, row in _rows(path, _BOX_COLUMNS):
+    for place, uid, row in _rows(table, _BOX_COLUMNS):
         known = boxes[uid]
         if isinstance(known, TableInvalid):
             continue
         box = _box(row)
         if box is None:
-            boxes[uid] = TableInvalid(f"{path.name} line {line}: that is no box.", study=uid)
+            boxes[uid] = TableInvalid(f"{place}: that is no box.", study=uid)
         else:
             known.append(box)
     return dict(boxes)
@@ -138,19 +175,30 @@ def _box(row: dict[str, str]) -> FractureBox | None:
     return FractureBox(x, y, width, height, int(number))
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Line number, StudyInstanceUID and cells of each row; nothing where there is no such table."""
-    if not path.is_file():
+def _rows(table: File | None, needed: Sequence[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Where it stands, StudyInstanceUID and cells of each row; nothing where there is no such table."""
+    if table is None:
         return
     needed = ["StudyInstanceUID", *needed]
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, strict=True)
-            missing = [name for name in needed if name not in (table.fieldnames or [])]
-            if missing:
-                raise TableInvalid(f"{path.name} has no column {missing[0]}.")
-            for row in table:
-                cells = {name: row[name] or "" for name in needed}
-                yield table.line_num, cells["StudyInstanceUID"].strip(), cells
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise TableInvalid(f"{path.name} is no CSV text.") from error
+        rows = csv.DictReader(io.StringIO(_content(table), newline=""), strict=True)
+        missing = [name for name in needed if name not in (rows.fieldnames or [])]
+        if missing:
+            raise TableInvalid(f"{table.name} has no column {missing[0]}.")
+        for row in rows:
+            cells = {name: row[name] or "" for name in needed}
+            yield f"{table.name} line {rows.line_num}", cells["StudyInstanceUID"].strip(), cells
+    except csv.Error as error:
+        raise TableInvalid(f"{table.name} is no CSV text.") from error
+
+
+def _content(table: File) -> str:
+    try:
+        with table.open() as content:
+            return content.read().decode("utf-8-sig")
+    except SourceError:
+        raise
+    except UnicodeDecodeError as error:
+        raise TableInvalid(f"{table.name} is no CSV text.") from error
+    except OSError as error:
+        raise TableInvalid(f"{table.name} cannot be read: {error.strerror}.") from error

@@ -100,6 +100,7 @@ def test_a_wrong_command_line_exits_2(line: str, capsys: pytest.CaptureFixture[s
         ("inspect nowhere", "DICOM_UNREADABLE"),
         ("inspect nowhere.nii", "SOURCE_NOT_FOUND"),
         ("read nowhere --out x.nii", "SOURCE_NOT_FOUND"),
+        ("read nowhere.zip --out x.nii", "SOURCE_NOT_FOUND"),
         ("check nowhere", "STORE_NOT_FOUND"),
         ("show --source nowhere --study 1 --out pictures", "SOURCE_NOT_FOUND"),
     ],
@@ -194,6 +195,24 @@ def test_inspect_says_where_a_series_lies(source: Path, capsys: pytest.CaptureFi
         assert facts["axes"]["z"] == ("to Inferior" if falls else "to Superior")
         assert facts["spacing_mm"][1:] == pytest.approx(list(first.PixelSpacing), abs=1e-4)
         assert facts["transfer_syntaxes"] == [first.file_meta.TransferSyntaxUID]
+
+
+def test_an_archive_is_looked_at_like_a_folder(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uid = uids(source)[0]
+    folder, whole = source / "train_images" / uid, tmp_path / "source"
+    series = shutil.make_archive(str(tmp_path / "series"), "zip", folder)
+    assert run("inspect", series, "--json") == run("inspect", folder, "--json") == 0
+    ours, theirs = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {**ours, "source_digest": None} == {**theirs, "source_digest": None}
+    archive = shutil.make_archive(str(whole), "zip", source)
+    for number, place in enumerate((archive, source)):
+        options = ("--study", uid, "--out", tmp_path / str(number))
+        assert run("show", "--source", place, *options) == 0
+    drawn = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "01"]
+    assert drawn[0] == drawn[1]
+    assert drawn[0]
 
 
 def test_inspect_prints_a_header_without_the_patient(

@@ -12,6 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
 from spine_etl.crops import overview_grid
 from spine_etl.dicom import read_series
+from spine_etl.files import LocalFile, LocalFolder
 from spine_etl.geometry import Grid
 from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
@@ -74,11 +75,11 @@ def test_c1_lies_above_c7_in_both_slice_orders(masked: list[tuple[Study, Phantom
 def test_the_seeds_flip_recipe_is_the_derived_alignment(masked: list[tuple[Study, PhantomStudy]]) -> None:
     checked = 0
     for study, truth in masked:
-        if truth.scan.rises or study.mask is None:
+        if truth.scan.rises or not isinstance(study.mask, LocalFile):
             continue  # the recipe holds for files that run from head to foot, and for those alone
         volume = read_series(study.folder)
         assert volume.grid.to_mm((0, 0, 0))[2] > volume.grid.to_mm((volume.grid.shape[0] - 1, 0, 0))[2]
-        seed = np.asarray(nibabel.load(study.mask).dataobj)[:, ::-1, ::-1].transpose(2, 1, 0)
+        seed = np.asarray(nibabel.load(study.mask.path).dataobj)[:, ::-1, ::-1].transpose(2, 1, 0)
         np.testing.assert_array_equal(sample_labels(read_label_map(study.mask), volume.grid), seed)
         checked += 1
     assert checked >= 2
@@ -299,7 +300,7 @@ def test_a_real_pair_by_configuration_alone(real_data: Path, tmp_path: Path) -> 
 
 @pytest.mark.real_data
 def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: Path) -> None:
-    study = Study("head", real_data / "ct_head_gantry_tilt")
+    study = Study("head", LocalFolder(real_data / "ct_head_gantry_tilt"))
     writer = StoreWriter(tmp_path, QUICK)
     record = process_study(study, writer)
     assert record.refusal is None
@@ -319,7 +320,7 @@ def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: P
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "code"), [("duplicate_positions", "SLICE_GAP"), ("slice_gap", "SLICE_GAP")])
 def test_real_faults_are_refused_by_name(real_data: Path, tmp_path: Path, name: str, code: str) -> None:
-    record = process_study(Study(name, real_data / name), StoreWriter(tmp_path, QUICK))
+    record = process_study(Study(name, LocalFolder(real_data / name)), StoreWriter(tmp_path, QUICK))
     assert record.refusal is not None
     assert record.refusal.code == code
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from struct import unpack_from
 from typing import Any
 
@@ -38,7 +37,8 @@ from spine_etl.dicom.header import (
 )
 from spine_etl.dicom.hounsfield import Hounsfield, Pixels, to_hounsfield
 from spine_etl.digest import DigestedFile
-from spine_etl.errors import DecodeFailed, DicomUnreadable
+from spine_etl.errors import DecodeFailed, DicomUnreadable, SourceError
+from spine_etl.files import FilePlace, file_at
 
 _ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE  # as read little endian
 _END_OF_IMAGE = b"\xff\xd9"
@@ -56,7 +56,7 @@ class Slice:
     digest: str
 
 
-def read_slice(path: Path, slot: Hounsfield | None = None) -> Slice:
+def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
     """Read one file.
 
     ``slot`` (rows, columns) is where the HU belong; they are put there if shape and dtype allow, else the
@@ -68,14 +68,20 @@ def read_slice(path: Path, slot: Hounsfield | None = None) -> Slice:
         As `spine_etl.dicom.header.read_header`, or if the file ends within its pixels.
     DecodeFailed
         If the pixels are damaged or are not as many as the header says.
+    SourceError
+        If what the file lies in changed, or cannot be reached.
     """
+    file = file_at(place)
+    name = file.name
     try:
-        with path.open("rb", buffering=0) as raw:
-            file = DigestedFile(raw)
-            header, pixels, decoder = _read(file, path.name, slot)
-            return Slice(path.name, header, _place(to_hounsfield(pixels, header), slot), decoder, file.digest)
+        with file.open() as raw:
+            content = DigestedFile(raw, file.known_digest)
+            header, pixels, decoder = _read(content, name, slot)
+            return Slice(name, header, _place(to_hounsfield(pixels, header), slot), decoder, content.digest)
+    except SourceError:
+        raise
     except OSError as error:
-        raise DicomUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+        raise DicomUnreadable(f"{name} cannot be read: {error.strerror}.") from error
 
 
 def _read(file: DigestedFile, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:

@@ -12,11 +12,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from struct import unpack_from
 from typing import Any, NamedTuple, Protocol
 
-from spine_etl.errors import DicomUnreadable, HeaderInvalid, TransferSyntaxUnsupported
+from spine_etl.errors import DicomUnreadable, HeaderInvalid, SourceError, TransferSyntaxUnsupported
+from spine_etl.files import FilePlace, file_at
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -128,7 +128,7 @@ class Scan(NamedTuple):
     pixel_length: int | None
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(place: FilePlace) -> Header:
     """Read one file's header, checked, without decoding its pixels.
 
     Raises
@@ -139,16 +139,20 @@ def read_header(path: str | Path) -> Header:
         If an attribute is missing, malformed, or not that of a CT slice.
     TransferSyntaxUnsupported
         If the pixels are coded in a way that nothing here decodes.
+    SourceError
+        If what the file lies in changed, or cannot be reached.
     """
-    path = Path(path)
+    file = file_at(place)
     try:
-        with path.open("rb", buffering=0) as file:
-            block, found = scan_file(file)
+        with file.open() as content:
+            block, found = scan_file(content)
             if found is None:
-                return header_of(read_dataset(block + file.read(), path.name), path.name)
-            return parse(found.values, found.transfer_syntax, name=path.name)
+                return header_of(read_dataset(block + content.read(), file.name), file.name)
+            return parse(found.values, found.transfer_syntax, name=file.name)
+    except SourceError:
+        raise
     except OSError as error:
-        raise DicomUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+        raise DicomUnreadable(f"{file.name} cannot be read: {error.strerror}.") from error
 
 
 def scan_file(file: Readable) -> tuple[bytes, Scan | None]:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -17,22 +16,25 @@ from spine_etl.dicom.header import MAGIC_END
 from spine_etl.dicom.hounsfield import Hounsfield
 from spine_etl.dicom.stack import Stack, stack_slices
 from spine_etl.digest import combine
-from spine_etl.errors import DicomUnreadable, NoSlices, SourceNotFound
+from spine_etl.errors import DicomUnreadable, NoSlices, SourceError
+from spine_etl.files import File, Folder, FolderPlace, held_still, open_source
 from spine_etl.volume import Volume
 
 _MOST_THREADS = 8
 
 
-def read_series(folder: str | Path, *, threads: int | None = None) -> Volume:
+def read_series(place: FolderPlace, *, threads: int | None = None) -> Volume:
     """Read the CT series that lies in a folder.
 
     Parameters
     ----------
-    folder
-        Holds one series: files ending in .dcm, or with DICOM's magic bytes. Others are ignored, and
-        files whose name begins with a dot.
+    place
+        A folder, a ``.zip`` or ``s3://bucket/prefix`` that holds one series, or the folder of a study. Files
+        ending in .dcm, or with DICOM's magic bytes, are read. Others are ignored, and files whose name
+        begins with a dot.
     threads
-        Files read at a time; by default the cores this process may use, at most 8.
+        Files read at a time; by default the cores this process may use, at most 8. Where reading waits
+        for a network it is as many as the folder asks for.
 
     Returns
     -------
@@ -47,16 +49,27 @@ def read_series(folder: str | Path, *, threads: int | None = None) -> Volume:
     ------
     SourceNotFound
         If there is no such folder.
+    SourceChanged
+        If a file is added, taken away or written while the series is read.
+    SourceUnreachable
+        If the files lie on S3 and it does not answer.
     NoSlices
         If no DICOM file lies in it.
     DicomError
         If a file cannot be read, or the files are not one CT volume: see `spine_etl.dicom.decode` and
         `spine_etl.dicom.stack`.
     """
+    folder = open_source(place)
+    threads = max(_usable_cores() if threads is None else threads, folder.reads)
+    with held_still(folder):
+        return _read_series(folder, threads)
+
+
+def _read_series(folder: Folder, threads: int) -> Volume:
     files = series_files(folder)
     if not files:
-        raise NoSlices(f"{Path(folder).name} holds no DICOM file.")
-    slices, buffer = _read_all(files, _usable_cores() if threads is None else threads)
+        raise NoSlices(f"{folder.name} holds no DICOM file.")
+    slices, buffer = _read_all(files, threads)
     stack = stack_slices(slices)
     return Volume(
         voxels=_voxels(stack.slices, buffer),
@@ -69,10 +82,10 @@ def read_series(folder: str | Path, *, threads: int | None = None) -> Volume:
     )
 
 
-def series_files(folder: str | Path) -> list[Path]:
+def series_files(place: FolderPlace) -> list[File]:
     """The files `read_series` reads, sorted by name with numbers as numbers.
 
-    ``combine((p.name, file_digest(p)) for p in series_files(folder))`` is the volume's ``source_digest``.
+    ``combine((f.name, file_digest(f)) for f in series_files(place))`` is the volume's ``source_digest``.
 
     Raises
     ------
@@ -81,23 +94,22 @@ def series_files(folder: str | Path) -> list[Path]:
     DicomUnreadable
         If a file cannot be opened to see what it is.
     """
-    try:
-        paths = [path for path in Path(folder).iterdir() if not path.name.startswith(".")]
-    except OSError as error:
-        raise SourceNotFound(f"{Path(folder).name} is no folder that can be read.") from error
-    return sorted((path for path in paths if _is_slice(path)), key=lambda path: _natural(path.name))
+    files = [file for file in open_source(place).files() if not file.name.startswith(".")]
+    return sorted((file for file in files if _is_slice(file)), key=lambda file: _natural(file.name))
 
 
-def _is_slice(path: Path) -> bool:
-    if path.suffix.lower() == ".dcm":
-        return not path.is_dir()  # a link that leads nowhere is a lost slice, which reading it will say
-    if not path.is_file():
-        return False
+def _is_slice(file: File) -> bool:
+    if file.name.lower().endswith(".dcm"):
+        return True
     try:
-        with path.open("rb", buffering=0) as file:
-            return file.read(MAGIC_END)[128:] == b"DICM"
+        with file.open() as content:
+            return content.read(MAGIC_END)[128:] == b"DICM"
+    except FileNotFoundError:
+        return False  # a link that leads nowhere
+    except SourceError:
+        raise
     except OSError as error:
-        raise DicomUnreadable(f"{path.name} cannot be read: {error.strerror}.") from error
+        raise DicomUnreadable(f"{file.name} cannot be read: {error.strerror}.") from error
 
 
 def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
@@ -116,7 +128,7 @@ def _usable_cores() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
 
 
-def _read_all(files: Sequence[Path], threads: int) -> tuple[list[Slice], Hounsfield]:
+def _read_all(files: Sequence[File], threads: int) -> tuple[list[Slice], Hounsfield]:
     """All slices in file order, each in its slot of one buffer made after the first; or beside it."""
     first = read_slice(files[0])
     buffer: Hounsfield = np.empty((len(files), *first.hu.shape), first.hu.dtype)

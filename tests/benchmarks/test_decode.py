@@ -32,7 +32,8 @@ Decoder = Callable[[Path], npt.NDArray[Any]]
 
 @pytest.mark.parametrize("kind", ["raw", "JPEG Lossless", "JPEG-LS"])
 def test_a_slice(kind: str, study: Callable[[Any], Study], tmp_path: Path) -> None:
-    files = series_files(study("explicit" if kind == "raw" else "jpeg-lossless").folder)[100 : 100 + SLICES]
+    folder = study("explicit" if kind == "raw" else "jpeg-lossless").folder
+    files = [file.path for file in series_files(folder)[100 : 100 + SLICES]]
     if kind == "JPEG-LS":
         files = [_as_jpeg_ls(path, tmp_path) for path in files]
     decoders = _decoders(kind)

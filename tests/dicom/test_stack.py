@@ -146,7 +146,7 @@ def test_oblique_orientation(series: SeriesWriter) -> None:
             f"{i + 1}.dcm", raw={"ImageOrientationPatient": orientation, "ImagePositionPatient": position}
         )
     volume = read_series(series.folder)
-    paths = series_files(series.folder)
+    paths = [file.path for file in series_files(series.folder)]
     corners: tuple[list[int], list[int]] = ([0, 15, 15], [0, 0, 11])
     apart = np.linalg.norm(volume_points(volume, *corners) - header_points(paths, *corners), axis=-1)
     assert apart.max() < 1e-4

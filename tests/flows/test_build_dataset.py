@@ -192,34 +192,21 @@ def test_help_answers_at_once() -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-def test_a_given_cluster_does_the_work(phantom: Path, undisturbed: Path, tmp_path: Path) -> None:
-    dask = [sys.executable, "-m", "dask"]
-    file = tmp_path / "scheduler.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
-    scheduler = subprocess.Popen([*dask, "scheduler", *listen], **quiet)
-    join = ["--scheduler-file", str(file), "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
-    workers = subprocess.Popen([*dask, "worker", *join], **quiet)
-    try:
-        deadline = time.monotonic() + 60
-        while not file.is_file() or not file.stat().st_size:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        address = json.loads(file.read_text())["address"]
-        base = [sys.executable, "-m", "flows.build_dataset", "--source", str(phantom), "--recipe", "quick"]
-        asked = [*base, "--store", str(tmp_path / "store"), "--dask", address, "--json"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=400)
+def test_a_dataset_is_built_once_for_all_teams(phantom: Path, tmp_path: Path) -> None:
+    """Under a root each recipe has its place, and who asks for the same one finds what is there."""
+    base = [sys.executable, "-m", "flows.build_dataset", "--source", str(phantom), "--json"]
+    asked = [*base, "--datasets", str(tmp_path), "--workers", "2"]
+    lines = []
+    for _ in range(2):
+        done = subprocess.run([*asked, "--recipe", "quick"], capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
-        line = json.loads(done.stdout)
-        assert line["processed"] == 5
-        assert line["root_digest"] == open_store(undisturbed).root_digest
-    finally:
-        for process in (workers, scheduler):
-            process.terminate()
-            process.wait()
+        lines.append(json.loads(done.stdout))
+    assert [line["processed"] for line in lines] == [5, 0]
+    assert lines[0]["store"] == lines[1]["store"] == str(tmp_path / RECIPE.fingerprint[:16])
+    assert open_store(tmp_path, recipe=RECIPE).root_digest == lines[0]["root_digest"]
 
 
-def test_the_run_leaves_its_table_with_prefect(phantom: Path, tmp_path: Path) -> None:
+def test_the_run_leaves_its_page_with_prefect(phantom: Path, tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     asked = command(phantom, tmp_path / "store")
     done = subprocess.run(
@@ -231,8 +218,9 @@ def test_the_run_leaves_its_table_with_prefect(phantom: Path, tmp_path: Path) ->
             "select type, data from artifact where key = 'build-dataset'"
         ).fetchone()
         states = database.execute("select state_name from task_run").fetchall()
-    assert kind == "table"
-    assert data.count('\\"outcome\\": \\"stored\\"') == 5
+    assert kind == "markdown"
+    assert json.loads(data).startswith(f"Version **1** of `{tmp_path / 'store'}`, root digest `")
+    assert "| 5 | 0 | 0 | 0 | 0 |" in data
     assert states == [("Stored",)] * 5
 
 

@@ -57,14 +57,14 @@ def cut(image: Any, mask: Any, centres: Mapping[int, Sequence[float]], recipe: R
 def read_series(study: Study) -> Any:
     """The CT, int16."""
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(study.folder)))
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(study.folder.path)))
     reader.SetOutputPixelType(sitk.sitkInt16)
     return reader.Execute()
 
 
 def read_mask(study: Study) -> tuple[Any, dict[int, Sequence[float]]]:
     """The mask and the LPS middle of each label's bounding box."""
-    mask = sitk.ReadImage(str(study.mask), sitk.sitkUInt8)
+    mask = sitk.ReadImage(str(study.mask.path), sitk.sitkUInt8)
     shapes = sitk.LabelShapeStatisticsImageFilter()
     shapes.ComputePerimeterOff()
     shapes.ComputeFeretDiameterOff()

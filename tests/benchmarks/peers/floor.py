@@ -81,7 +81,7 @@ class _Files:
     """The study's files: where their pixels begin is known, and all memory they need is there."""
 
     def __init__(self, study: Study, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
-        paths = series_files(study.folder)
+        paths = [file.path for file in series_files(study.folder)]
         first = pydicom.dcmread(paths[0])
         self.intercept = int(first.RescaleIntercept)
         self.compressed = first.file_meta.TransferSyntaxUID.is_compressed
@@ -90,7 +90,7 @@ class _Files:
         self.labels = self.mask
         slices = [(path, self._begin(path), plane) for path, plane in zip(paths, self.voxels, strict=True)]
         assert study.mask
-        parts = [(study.mask, 352 + n * plane.nbytes, plane) for n, plane in enumerate(self.mask)]
+        parts = [(study.mask.path, 352 + n * plane.nbytes, plane) for n, plane in enumerate(self.mask)]
         self.slices, self.parts = slices, parts
         self.streams = [bytearray(path.stat().st_size - begin) for path, begin, _ in slices]
 

@@ -26,7 +26,7 @@ def settle() -> None:
 
 
 def files(study: Study) -> dict[str, str]:
-    return {"image": str(study.folder), "label": str(study.mask)}
+    return {"image": str(study.folder.path), "label": str(study.mask.path)}
 
 
 def loading() -> list[Any]:

@@ -23,8 +23,8 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
 
 
 def _run(study: Study, recipe: Recipe, out: Path) -> Crops:
-    image, spacing = _read_series(study.folder)
-    labels = nib.load(study.mask).get_fdata().astype(np.uint8)[:, ::-1].transpose(2, 1, 0)
+    image, spacing = _read_series(study.folder.path)
+    labels = nib.load(study.mask.path).get_fdata().astype(np.uint8)[:, ::-1].transpose(2, 1, 0)
     wide = ndimage.zoom(image, np.array(spacing) / recipe.overview.spacing_mm, order=1)
     np.save(out / "overview.npy", wide)
     factors = np.array(spacing) / recipe.crop.spacing_mm
