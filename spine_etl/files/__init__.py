@@ -105,7 +105,7 @@ FolderPlace: TypeAlias = str | os.PathLike[str] | Folder
 
 def file_at(place: FilePlace) -> File:
     """A file of this machine by its path; a `File` is itself."""
-    return LocalFile(Path(place)) if isinstance(place, str | os.PathLike) else place
+    return LocalFile(os.fspath(place)) if isinstance(place, str | os.PathLike) else place
 
 
 def open_source(place: FolderPlace) -> Folder:

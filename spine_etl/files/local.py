@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file by its path."""
+    """A file by its path, kept as text: a series has hundreds of them, and `Path` takes its time."""
 
-    path: Path
+    address: str
     known_digest = None
 
     @property
+    def path(self) -> Path:
+        return Path(self.address)
+
+    @property
     def name(self) -> str:
-        return self.path.name
+        return self.address.rpartition(os.sep)[2]
 
     def open(self) -> LocalContent:
-        return LocalContent(self.path)
+        return LocalContent(self.address)
 
     def changed(self) -> float | None:
         return _newest([self.path.stat()])
@@ -43,9 +47,6 @@ class LocalContent(io.FileIO):
     def size(self) -> int:
         return os.fstat(self.fileno()).st_size
 
-    def __enter__(self) -> LocalContent:
-        return self
-
 
 @dataclass(frozen=True)
 class LocalFolder:
@@ -59,7 +60,7 @@ class LocalFolder:
         return self.path.name
 
     def files(self) -> list[LocalFile]:
-        return [LocalFile(self.path / entry.name) for entry in self._entries() if _is_file(entry)]
+        return [LocalFile(entry.path) for entry in self._entries() if _is_file(entry)]
 
     def folders(self) -> list[LocalFolder]:
         return [LocalFolder(self.path / entry.name) for entry in self._entries() if entry.is_dir()]

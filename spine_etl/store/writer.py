@@ -147,13 +147,20 @@ class StoreWriter:
     def _next(
         self, base: Store | None, records: Sequence[Record]
     ) -> tuple[VersionTable, list[dict[str, Any]]]:
-        """Table and list of the refused. A study that is refused now leaves the table, not its fold."""
+        """Table and list of the refused. A study that is refused now leaves the table, not its fold.
+
+        One that is here already stays as it is where the refusal is nobody's fault and may have passed by
+        the next build: a network that was down must not take studies away.
+        """
         levels = list(self.recipe.levels)
         table = base.table if base else table_of([], levels)
         refused = {entry["uid"]: entry for entry in (base.refused if base else [])}
         folds = {uid: entry["fold"] for uid, entry in refused.items()}
         folds |= dict(zip(table.study_uids, table["fold"].tolist(), strict=True))
+        here = set(table.study_uids)
         for record in records:
+            if record.refusal and record.refusal.transient and record.uid in here:
+                continue
             refused.pop(record.uid, None)
             if record.refusal:
                 entry = record.refusal.model_dump(include={"code", "reason", "action"})

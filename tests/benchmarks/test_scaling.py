@@ -166,10 +166,13 @@ def test_training_from_s3(tmp_path: Path, s3_bucket: str) -> None:
 
 
 def test_two_workers_against_one(tmp_path: Path, recipe: Recipe, recipe_file: Path) -> None:
-    """Studies a minute between the first and the last of a build, on workers of one thread each."""
+    """Studies a minute between the first and the last of a build, on workers of one thread each.
+
+    Studies are of the real set's usual size, of which a study's own share of Prefect and Dask is small.
+    """
     from tests.benchmarks.test_flow import _done_at, _source
 
-    source = _source(tmp_path / "source")
+    source = _source(tmp_path / "source", studies=24, distinct=3, slices=300, size=512)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(3):
         for workers in rates:

@@ -118,7 +118,7 @@ def test_a_segmentation_that_changes(study: Study) -> None:
         os.truncate(path, path.stat().st_size - 100)
 
     with pytest.raises(SourceChanged):
-        read_label_map(BusyFile(path, meddle=cut))
+        read_label_map(BusyFile(str(path), meddle=cut))
     with pytest.raises(MaskUnreadable):
         read_label_map(path)
 
@@ -128,7 +128,7 @@ def test_a_date_that_was_kept_hides_no_copy(study: Study) -> None:
     for path in [study.folder.path, *study.folder.path.iterdir()]:
         os.utime(path, (0, 0))
     assert began < study.folder.changed() <= time.time()
-    assert began < LocalFile(a_slice(study.folder.path)).changed() <= time.time()
+    assert began < LocalFile(str(a_slice(study.folder.path))).changed() <= time.time()
 
 
 def test_a_date_that_is_yet_to_come_says_nothing(study: Study) -> None:

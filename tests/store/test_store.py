@@ -25,6 +25,7 @@ from spine_etl.errors import (
 )
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
+from spine_etl.store.record import Refusal
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, build_alone, built, refused, voxels
 
@@ -140,6 +141,17 @@ def test_a_refused_study_leaves_the_table(store: Store) -> None:
     assert newer.study_uids == ["1.1"]
     assert [entry["uid"] for entry in newer.refused] == ["1.2", "1.3"]
     assert len(newer.table["box_study"]) == 0
+
+
+def test_a_refusal_that_passes_takes_no_study_away(store: Store) -> None:
+    writer = StoreWriter(str(store.location), RECIPE)
+    lost = refused("1.2").model_copy(
+        update={"refusal": Refusal(code="WORKER_LOST", reason="a.", action="b.", transient=True)}
+    )
+    new = writer.commit([lost, lost.model_copy(update={"uid": "1.7"})])
+    assert new.study_uids == store.study_uids
+    np.testing.assert_array_equal(new.image(1), store.image(1))
+    assert [entry["uid"] for entry in new.refused] == ["1.3", "1.7"]  # this one was never here
 
 
 @pytest.mark.parametrize("name", ["image", "mask", "overview/image", "overview/mask"])
