@@ -51,7 +51,7 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
         },
     }
     # What Dask tells of its comings and goings is no news; what matters comes as an exception.
-    for name in ("distributed", "tornado", "asyncio"):
+    for name in ("distributed", "distributed.client", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with dask.config.set(settings):
         if scheduler:

@@ -101,7 +101,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     command = [
         weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", f"-master.port={master}",
         f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={roles}",
-        "-master.volumeSizeLimitMB=64", "-volume.max=200", "-s3.autoCreateBucket",
+        "-master.volumeSizeLimitMB=64", "-volume.max=0", "-s3.autoCreateBucket",
         "-s3.port.iceberg=0", "-s3.port.lance=0",  # their usual ports are fixed ones
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:

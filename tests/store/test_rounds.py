@@ -15,7 +15,7 @@ from tests.store.tiny import build_alone, voxels
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_two_builds_at_once(place: str, rounds: int, tmp_path, request: pytest.FixtureRequest) -> None:
     root = str(tmp_path) if place == "disk" else request.getfixturevalue("s3_bucket")
