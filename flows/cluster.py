@@ -73,8 +73,8 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
 def _client_of(scheduler: str) -> Client:
     try:
         return Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:  # no answer; no address
-        raise SchedulerLost(f"{scheduler} does not answer.") from error
+    except (OSError, ValueError, TypeError) as error:  # no answer; no address; tls:// without its settings
+        raise SchedulerLost(f"{scheduler} does not answer, or not to these TLS settings.") from error
 
 
 class Window:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,10 +24,13 @@ SETTINGS = {
 class Cluster:
     """A scheduler and two workers, each with a nanny that starts it anew when it dies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] = {}) -> None:
+        self._settings = {**os.environ, **SETTINGS, **settings}
         self._file = folder / "scheduler.json"
         self._log = (folder / "dask.log").open("wb")
         listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file)]
+        if settings:
+            listen += ["--protocol", "tls"]
         self.scheduler = self._start("scheduler", *listen)
         deadline = time.monotonic() + 90
         while not self._file.is_file() or not self._file.stat().st_size:
@@ -42,7 +45,7 @@ class Cluster:
             [sys.executable, "-m", "dask", *command],
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, **SETTINGS},
+            env=self._settings,
             start_new_session=True,
         )
 
@@ -55,8 +58,8 @@ class Cluster:
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[Cluster]:
-    cluster = Cluster(folder)
+def _running(folder: Path, settings: Mapping[str, str] = {}) -> Iterator[Cluster]:
+    cluster = Cluster(folder, settings)
     try:
         yield cluster
     finally:
@@ -68,4 +71,27 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster of this test alone."""
     (tmp_path / "dask").mkdir()
     with _running(tmp_path / "dask") as running:
+        yield running
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, str]:
+    """Dask's settings for mutual TLS, with a certificate of this test's own for all parts."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=spine",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    settings = {"REQUIRE_ENCRYPTION": "true", "TLS__CA_FILE": str(certificate)}
+    for part in ("SCHEDULER", "WORKER", "CLIENT"):
+        settings |= {f"TLS__{part}__CERT": str(certificate), f"TLS__{part}__KEY": str(key)}
+    return {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in settings.items()}
+
+
+@pytest.fixture
+def tls_cluster(tmp_path: Path, tls: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster that speaks to those alone who have the certificate."""
+    (tmp_path / "dask").mkdir()
+    with _running(tmp_path / "dask", tls) as running:
         yield running

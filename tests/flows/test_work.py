@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from dask.distributed import Client
@@ -132,6 +133,16 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_the_next_resumes(
 def test_a_scheduler_that_is_not_there(address: str) -> None:
     with pytest.raises(SchedulerLost, match="does not answer"), connect(2, address):
         pass
+
+
+def test_mutual_tls_is_dasks_own(tls_cluster, tls: dict[str, str]) -> None:
+    assert tls_cluster.address.startswith("tls://")
+    for stranger in (tls_cluster.address, tls_cluster.address.replace("tls", "tcp")):
+        with pytest.raises(SchedulerLost, match="does not answer"), connect(2, stranger):
+            pass
+    ours = {name.removeprefix("DASK_").replace("__", ".").lower(): value for name, value in tls.items()}
+    with dask.config.set(ours), connect(2, tls_cluster.address) as client:
+        assert client.submit(abs, -1).result(timeout=60) == 1
 
 
 def test_the_window_follows_the_cluster(cluster) -> None:
