@@ -14,31 +14,31 @@ _STUDIES = 2000
 """Studies on a page; browsers do not bear many more."""
 
 
-def publish(summary: Summary, worked: Sequence[Record], address: str) -> None:
-    """Leave the page with the run; call inside a flow. ``address`` is the store's."""
+def publish(summary: Summary, worked: Sequence[Record]) -> None:
+    """Leave the page with the run; call inside a flow."""
     create_markdown_artifact(
-        markdown=page(summary, worked, address),
+        markdown=page(summary, worked),
         key="build-dataset",
         description=f"Version {summary.version}: {summary.processed} processed, {summary.refused} refused.",
     )
 
 
-def page(summary: Summary, worked: Sequence[Record], address: str) -> str:
+def page(summary: Summary, worked: Sequence[Record]) -> str:
     """Markdown: figures, then studies refused, left for the next run, or stored with warnings.
 
     Lists, not tables: a UID may have 64 digits, and what follows it shall not lie beyond the page's edge.
     """
     refused = [
-        f"{_link(address, refusal['uid'])} `{refusal['code']}` {refusal['reason']} {refusal['action']}"
+        f"{_link(summary.store, refusal['uid'])} `{refusal['code']}` {refusal['reason']} {refusal['action']}"
         for refusal in summary.refusals
     ]
     left = [f"{uid} changed {seconds:.0f} s ago." for uid, seconds in summary.left.items()]
     warned = [
-        f"{_link(address, record.uid)} {' '.join(record.warnings)}"
+        f"{_link(summary.store, record.uid)} {' '.join(record.warnings)}"
         for record in sorted(worked, key=lambda record: record.uid)
         if record.warnings and not record.refusal
     ]
-    parts, room = [_figures(summary, address)], _STUDIES
+    parts, room = [_figures(summary)], _STUDIES
     for title, studies in (
         ("Refused", refused),
         ("Still being copied, left for the next run", left),
@@ -50,7 +50,7 @@ def page(summary: Summary, worked: Sequence[Record], address: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(summary: Summary, address: str) -> str:
+def _figures(summary: Summary) -> str:
     counts = {
         "processed": summary.processed,
         "unchanged": summary.unchanged,
@@ -61,7 +61,9 @@ def _figures(summary: Summary, address: str) -> str:
     }
     rows = [list(counts), ["---"] * len(counts), [str(count) for count in counts.values()]]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"Version **{summary.version}** of `{address}`, root digest `{summary.root_digest}`.\n\n{table}"
+    return (
+        f"Version **{summary.version}** of `{summary.store}`, root digest `{summary.root_digest}`.\n\n{table}"
+    )
 
 
 def _section(title: str, studies: list[str], room: int) -> str:

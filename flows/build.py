@@ -20,6 +20,7 @@ from spine_etl.errors import (
     CommitConflict,
     RunError,
     SourceChanged,
+    SourceUnreachable,
     SpineError,
     StoreUnreachable,
     StoreWriteFailed,
@@ -30,7 +31,7 @@ from spine_etl.recipe import Recipe
 _LONGEST_S = 20 * 3600
 """A night's run ends before the next one begins; what it stored is kept."""
 
-_PASSING = (RunError, StoreUnreachable, StoreWriteFailed, CommitConflict, SourceChanged)
+_PASSING = (RunError, StoreUnreachable, StoreWriteFailed, CommitConflict, SourceChanged, SourceUnreachable)
 """Refusals that may be over some minutes later. All others stay until a person does something."""
 
 
@@ -121,5 +122,5 @@ def run_planned(plan: Plan, workers: int, dask: str | None, progress: Progress, 
 def _work_and_finish(plan: Plan, workers: int, dask: str | None, progress: Progress, began: float) -> Summary:
     worked = work(plan, workers, dask, progress) if plan.pending else []
     summary = finish(plan, worked, began)
-    publish(summary, worked, str(plan.writer.location))
+    publish(summary, worked)
     return summary

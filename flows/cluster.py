@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 
 import dask
 from dask.distributed import Client, LocalCluster
@@ -86,12 +87,15 @@ class Window:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._in_flight = 0
+        self._in_flight, self._room = 0, 2
         self._changed = threading.Condition()
         self._look()
 
     def _look(self) -> None:
-        self._room = max(2, 2 * sum(self._client.nthreads().values()))
+        with suppress(
+            OSError, RuntimeError, CancelledError
+        ):  # the studies in flight tell of a lost scheduler
+            self._room = max(2, 2 * sum(self._client.nthreads().values()))
         self._looked = time.monotonic()
 
     def enter(self) -> None:

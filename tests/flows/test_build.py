@@ -38,20 +38,19 @@ def record(uid: str, *warnings: str) -> Record:
     return Record(uid=uid, fingerprint="f", source_digest="s", row=0, warnings=warnings)
 
 
-def summary(refused: int = 0, left: int = 0) -> Summary:
+def summary(refused: int = 0, left: int = 0, store: str = "/store") -> Summary:
     refusals = [
         {"uid": f"1.{n}", "code": "SLICE_GAP", "reason": "2\nslices <b>.", "action": "Add them."}
         for n in range(refused)
     ]
     return Summary(
-        store="/store",
-        processed=2, unchanged=3, refused=refused, version=4, root_digest="ab" * 32, seconds=1.5,
+        store=store, processed=2, unchanged=3, refused=refused, version=4, root_digest="ab" * 32, seconds=1.5,
         refusals=refusals, left={f"2.{n}": 12.0 for n in range(left)},
     )  # fmt: skip
 
 
 def test_the_page_shows_all_that_somebody_should_look_at() -> None:
-    shown = page(summary(1, 1), [record("3.1", "a warning"), record("3.2")], "s3://bucket/store")
+    shown = page(summary(1, 1, "s3://bucket/store"), [record("3.1", "a warning"), record("3.2")])
     assert (
         shown
         == f"""\
@@ -78,7 +77,7 @@ Version **4** of `s3://bucket/store`, root digest `{"ab" * 32}`.
 
 def test_a_page_has_an_end() -> None:
     warned = [record(f"3.{n}", "a warning") for n in range(10)]
-    shown = page(summary(1500, 499), warned, "/stores/neck & spine")
+    shown = page(summary(1500, 499, "/stores/neck & spine"), warned)
     rows = [line for line in shown.splitlines() if line.startswith("* ")]
     assert len(rows) == 2000
     assert rows[0].startswith(
@@ -86,7 +85,7 @@ def test_a_page_has_an_end() -> None:
     )
     assert "## Stored with warnings: 10, the first 1\n" in shown
     assert "## Refused: 1500\n" in shown
-    shown = page(summary(2100), warned, "/store")
+    shown = page(summary(2100), warned)
     assert "## Refused: 2100, the first 2000\n" in shown
     assert shown.endswith("## Stored with warnings: 10, the first 0\n")
 
