@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 
 import dask
@@ -92,9 +91,7 @@ class Window:
         self._look()
 
     def _look(self) -> None:
-        with suppress(
-            OSError, RuntimeError, CancelledError
-        ):  # the studies in flight tell of a lost scheduler
+        with suppress(Exception):  # of a lost scheduler the studies in flight tell
             self._room = max(2, 2 * sum(self._client.nthreads().values()))
         self._looked = time.monotonic()
 

@@ -168,16 +168,3 @@ def test_the_window_follows_the_cluster(cluster) -> None:
         finally:
             os.killpg(more.pid, signal.SIGKILL)
             more.wait()
-
-
-def test_the_window_outlives_the_scheduler(cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for room is let go by the studies in flight, which say what happened."""
-    monkeypatch.setattr("flows.cluster._LOOK_EVERY_S", 0.1)
-    with connect(2, cluster.address) as client, dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
-        client.wait_for_workers(2)
-        window = Window(client)
-        for _ in range(4):
-            window.enter()
-        cluster.close()
-        threading.Timer(3, window.leave).start()
-        window.enter()
