@@ -37,6 +37,7 @@ from model.losses import column_term, slice_term
 from model.metrics import constant_baselines, weighted_log_loss
 from model.objectives import Encoded, objective_of
 from model.options import TrainOptions
+from model.precise_bn import measure_batch_norms
 from model.recipes import Stage, TrainingRecipe, load_recipe
 from model.runlog import RunLog
 from model.stage import StageRun
@@ -176,12 +177,14 @@ class _Training:
         elif index:
             load_weights(self.run / WEIGHTS, self.network)
         source, inputs, validate = self._work(stage)
+        settle = _nothing if stage.objective == "sequence" else self._measure_batch_norms
         try:
             at_work = StageRun(
                 index=index, stage=stage, network=self.network,
                 objective=objective_of(stage, self.network, self.ranks), source=source, inputs=inputs,
-                validate=validate, save=self._save, save_every=self.options.save_every, device=self.device,
-                ranks=self.ranks, bf16=self.recipe.bf16, log=log, run=self.run, uids=self.store.study_uids,
+                settle=settle, validate=validate, save=self._save, save_every=self.options.save_every,
+                device=self.device, ranks=self.ranks, bf16=self.recipe.bf16, log=log, run=self.run,
+                uids=self.store.study_uids,
             )  # fmt: skip
             if state:
                 at_work.load_state(state)
@@ -215,6 +218,9 @@ class _Training:
         )  # fmt: skip
         inputs = partial(inputs_of, own=self.own, view=view, augment=self.augment)
         return source, inputs, self._slice_loss if stage.objective == "slices" else self._column_loss
+
+    def _measure_batch_norms(self) -> None:
+        measure_batch_norms(self.network, self.recipe.view, self.store, self.parts.learning, self.device)
 
     def _column_loss(self) -> float:
         labels, logits = self._validation_logits()
@@ -275,6 +281,10 @@ class _Training:
             f" {temperature:.2f}; the constant's is {weighted_log_loss(labels, constant):.4f}."
         )
         return model
+
+
+def _nothing() -> None:
+    """The BiLSTM and its heads have no batch norm."""
 
 
 def _fields(batch: EncodedBatch) -> Encoded:

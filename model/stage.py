@@ -57,6 +57,8 @@ class StageRun:
         Batches; iterating goes on from where it stands to the end of the epoch.
     inputs
         What a batch becomes before the objective feeds on it.
+    settle
+        Makes the network fit to be validated and kept; called on every rank.
     validate
         The validation loss of the network as it is; called on the first rank.
     save
@@ -69,6 +71,7 @@ class StageRun:
     objective: Objective
     source: Batches | EncodedBatches
     inputs: Callable[[Any], Any]
+    settle: Callable[[], None]
     validate: Callable[[], float]
     save: Callable[[dict[str, Any]], None]
     save_every: int
@@ -191,6 +194,7 @@ class StageRun:
 
     def _validated(self) -> float:
         """The first rank's validation loss, on every rank; its weights are kept where it is the best."""
+        self.settle()
         loss = torch.zeros(1, dtype=torch.float64, device=self.device)
         if self.ranks.first:
             loss += self.validate()

@@ -18,9 +18,12 @@ import torch
 from safetensors.torch import load_file
 
 from model import stage as stage_module
+from model.checkpoint import load_model
 from model.fit import fit
 from model.options import TrainOptions
+from model.precise_bn import measure_batch_norms
 from model.stage import cosine
+from model.targets import split
 from model.validation import inner_split
 from spine_etl.errors import (
     CheckpointInvalid,
@@ -146,6 +149,18 @@ def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint:
     assert (model.fold, model.levels, model.version) == (1, ["C1", "C2"], 1)
     train = tiny_store.table["fold"] != 1
     assert model.prevalence[2] == pytest.approx(tiny_store.table["patient_overall"][train].mean())
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_the_kept_weights_batch_norms_are_measured(tiny_store: Store, tmp_path: Path, text: str) -> None:
+    run = tmp_path / "run"
+    fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
+    network, model = load_model(run, tiny_store)
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    learning, _ = inner_split(tiny_store, split(tiny_store, 1)[0], 0.3)
+    measure_batch_norms(network, model.view, tiny_store, learning, torch.device("cpu"))
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(buffer, kept[name], msg=name)
 
 
 @pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
