@@ -29,7 +29,7 @@ class Settings:
     ----------
     rotation_degrees, scale, shift
         Uniform between minus and plus this: in-plane angle, relative size, share of the crop's width and
-        height.
+        height. A shift is of whole voxels: without the other two nothing is interpolated.
     flip
         Probability of a left-right flip.
     gain, offset_hu
@@ -79,7 +79,8 @@ class AugmentParameters:
     rotation_degrees, scale
         float32 (b, level): content turns by the angle from +x towards +y, then grows by the factor ``scale``.
     shift
-        float32 (b, level, 2): content then moves by this share of the crop's y and x extent.
+        float32 (b, level, 2): content then moves by this share of the crop's y and x extent, rounded to
+        whole voxels.
     flip
         bool (b,): left and right are then exchanged.
     gain, offset_hu
@@ -230,7 +231,8 @@ def _grid(parameters: AugmentParameters, shape: torch.Size, device: torch.device
     angle = torch.deg2rad(parameters.rotation_degrees.double()).flatten()
     cosine, sine = torch.cos(angle), torch.sin(angle)
     scale = parameters.scale.double().flatten()
-    shift_y, shift_x = parameters.shift.double().flatten(0, 1).unbind(-1)
+    extent = torch.tensor([height, width], dtype=torch.float64)
+    shift_y, shift_x = ((parameters.shift.double() * extent).round() / extent).flatten(0, 1).unbind(-1)
     # Pixels are square, the crop is not: angles hold in pixels, so shares are scaled by height and width.
     to_x = torch.stack([cosine, sine * height / width], -1) / scale[:, None]
     to_y = torch.stack([-sine * width / height, cosine], -1) / scale[:, None]

@@ -22,8 +22,8 @@ _EMBEDDING = 32
 """Features after the seeds' first linear layer (512 -> 32)."""
 _RARE = -2.0
 """The logit at which slices and vertebrae start: few are fractured."""
-_EVIDENCE = 3.0
-"""Logits that one standard deviation of the seeds' scalar is worth at the start."""
+_PASSED = 2.0
+"""Standard deviations of the seeds' scalar between its mean and its ReLU's zero, at the start."""
 
 
 class NetworkSettings(BaseModel):
@@ -105,10 +105,11 @@ class SliceEncoder(nn.Module):
         self.embed = nn.Sequential(nn.Linear(features, _EMBEDDING), nn.BatchNorm1d(_EMBEDDING), nn.ReLU())
         self.squeeze = nn.Sequential(nn.Linear(_EMBEDDING, 1), nn.BatchNorm1d(1), nn.ReLU())
         self.logit = nn.Linear(1, 1)
-        # What passes the last ReLU is evidence, in standard deviations of a batch norm: one of them must
-        # weigh enough to speak for a fracture from the start, and never against it.
-        nn.init.constant_(self.logit.weight, _EVIDENCE)
-        nn.init.constant_(self.logit.bias, _RARE)
+        # A slice below the last ReLU's zero teaches nothing. Few are fractured, so training pushes nearly
+        # all of them there: they start well above it, and their mean at the logit of what is rare.
+        nn.init.constant_(self.squeeze[1].get_parameter("bias"), _PASSED)
+        nn.init.constant_(self.logit.weight, 1.0)
+        nn.init.constant_(self.logit.bias, _RARE - _PASSED)
 
     def forward(self, slices: Tensor) -> Encoding:
         """Slices are (n, channels, y, x)."""

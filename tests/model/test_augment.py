@@ -136,14 +136,24 @@ def test_a_point_goes_where_it_should(degrees: float, scale: float, shift: tuple
     drawn = parameters(rotation_degrees=degrees, scale=scale, shift=torch.tensor(shift))
     dy, dx = 18.0 - (height - 1) / 2, 38.0 - (width - 1) / 2
     angle = np.deg2rad(degrees)
-    y = (height - 1) / 2 + scale * (np.sin(angle) * dx + np.cos(angle) * dy) + shift[0] * height
-    x = (width - 1) / 2 + scale * (np.cos(angle) * dx - np.sin(angle) * dy) + shift[1] * width
+    y = (height - 1) / 2 + scale * (np.sin(angle) * dx + np.cos(angle) * dy) + round(shift[0] * height)
+    x = (width - 1) / 2 + scale * (np.cos(angle) * dx - np.sin(angle) * dy) + round(shift[1] * width)
     values, labels = apply(image, mask, drawn)
     assert centre(values + 1024) == pytest.approx((y, x), abs=0.02)
     assert centre(labels) == pytest.approx((y, x), abs=0.5)  # by nearest
     assert set(labels.unique().tolist()) == {0, 7}
     area = apply(image, mask, still)[0].add(1024).sum()
     assert (values + 1024).sum().item() == pytest.approx(area.item() * scale**2, rel=0.01)
+
+
+def test_a_shift_alone_interpolates_nothing() -> None:
+    image, mask = crops()
+    height, width = image.shape[-2:]
+    values, labels = apply(image, mask, parameters(3, 2, shift=torch.tensor([0.17, -0.12])))
+    dy, dx = round(0.17 * height), round(-0.12 * width)
+    assert dy > 0 > dx
+    torch.testing.assert_close(values[..., dy:, :dx], image[..., :-dy, -dx:].float(), rtol=0, atol=0.01)
+    torch.testing.assert_close(labels[..., dy:, :dx], mask[..., :-dy, -dx:])
 
 
 def test_each_crop_is_moved_by_its_own() -> None:
