@@ -52,18 +52,24 @@ class Joint:
 
 
 class SliceFeed(NamedTuple):
-    """Slices with known labels: (n, channel, y, x), (n,) and `Inputs.marks` (n, y, x)."""
+    """Slices with known labels: (n, channel, y, x), (n,) and `Inputs.marks` (n, y, x).
+
+    ``kept`` is the share of the unfractured slices that thinning left, a scalar.
+    """
 
     views: Tensor
     labels: Tensor
     marks: Tensor | None
+    kept: Tensor
 
 
 class Slices:
     """The CNN alone: is there a fracture in this slice? And, where it has a map, at which place?
 
     A study without boxes contributes its unfractured vertebrae, as negatives; its fractured ones say
-    nothing about single slices and are left out.
+    nothing about single slices and are left out. Where unfractured slices are thinned, the odds of a
+    fracture rise by a known factor; it is added to the logits that the loss sees, so the network's own stay
+    those of all slices (Elkan 2001, "The foundations of cost-sensitive learning", theorem 2).
     """
 
     def __init__(self, network: CnnLstm, stage: Stage, ranks: Ranks) -> None:
@@ -80,8 +86,9 @@ class Slices:
         order = self._thinned(torch.randperm(len(labels), generator=generator).to(labels.device), labels)
         # Thinning took from the end alone: mixed again, or the last steps would see nothing but fractures.
         order = order[torch.randperm(len(order), generator=generator).to(labels.device)]
+        kept = _unfractured(labels[order]) / _unfractured(labels)
         for part in order.tensor_split(self._steps(len(order), labels.device)):
-            yield SliceFeed(views[part], labels[part], None if marks is None else marks[part])
+            yield SliceFeed(views[part], labels[part], None if marks is None else marks[part], kept)
 
     def _thinned(self, order: Tensor, labels: Tensor) -> Tensor:
         """The order less the unfractured slices that are too many; never fewer than one step has of them."""
@@ -102,8 +109,13 @@ class Slices:
     def terms(self, module: nn.Module, feed: SliceFeed) -> list[Term]:
         said: Encoding = module(feed.views)
         if said.places is None or feed.marks is None:
-            return [slice_term(said.logits, feed.labels)]
+            return [slice_term(said.logits - feed.kept.log(), feed.labels)]
         return [place_term(said.places, feed.labels, feed.marks)]
+
+
+def _unfractured(labels: Tensor) -> Tensor:
+    """How many, at least 1."""
+    return (labels == 0).sum().clamp(min=1)
 
 
 class Encoded(NamedTuple):

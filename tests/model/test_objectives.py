@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
-from model.cnn_lstm import CnnLstm, NetworkSettings
+from model.cnn_lstm import CnnLstm, Encoding, NetworkSettings
 from model.distributed import Ranks
 from model.inputs import Inputs
 from model.losses import place_term, slice_term
@@ -27,6 +30,15 @@ def inputs() -> Inputs:
     return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long(), marks)
 
 
+def many() -> Inputs:
+    """400 slices a level: 40 fractured, 1,160 others."""
+    few = inputs()
+    slices = torch.zeros(2, 2, 400)
+    slices[0, 0, ::10] = 1
+    wide = {name: getattr(few, name)[:, :, :1].repeat_interleave(400, 2) for name in ("views", "marks")}
+    return Inputs(**{**vars(few), **wide, "slices": slices})
+
+
 def network() -> CnnLstm:
     torch.manual_seed(0)
     return CnnLstm(NetworkSettings(encoder="narrow", hidden=4), 1, 2)
@@ -36,7 +48,11 @@ def test_each_known_slice_is_fed_once() -> None:
     objective = Slices(network(), STAGE, Ranks())
     feeds = list(objective.feeds(inputs(), seed=1))
     assert [len(feed.labels) for feed in feeds] == [4, 3]
-    fed = {int(view[0, 0, 0]): float(label) for feed in feeds for view, label, _ in zip(*feed, strict=True)}
+    fed = {
+        int(view[0, 0, 0]): float(label)
+        for feed in feeds
+        for view, label in zip(feed.views, feed.labels, strict=True)
+    }
     assert fed == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
     for feed in feeds:
         assert feed.marks is not None
@@ -57,7 +73,11 @@ def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
 
     def fed(seed: int) -> list[tuple[float, float]]:
         feeds = objective.feeds(inputs(), seed)
-        return [(float(v[0, 0, 0]), float(y)) for feed in feeds for v, y, _ in zip(*feed, strict=True)]
+        return [
+            (float(v[0, 0, 0]), float(y))
+            for feed in feeds
+            for v, y in zip(feed.views, feed.labels, strict=True)
+        ]
 
     for seed in range(5):
         assert sorted(number for number, label in fed(seed) if label) == [0, 1]
@@ -65,14 +85,33 @@ def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
     assert len({number for seed in range(20) for number, label in fed(seed) if not label}) == 5
 
 
+def test_thinning_leaves_the_odds_of_all_slices() -> None:
+    """The constant logit of least loss on a thinned feed is the log odds of all slices: ln(40 / 1160)."""
+    objective = Slices(network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 160}), Ranks())
+    (feed,) = objective.feeds(many(), seed=1)
+    assert (int(feed.labels.sum()), len(feed.labels)) == (40, 160)
+    said = torch.tensor(0.0, requires_grad=True)
+
+    class Constant(torch.nn.Module):
+        def forward(self, views: torch.Tensor) -> Encoding:
+            return Encoding(views.new_zeros(len(views), 32), said.expand(len(views)), None)
+
+    best = torch.optim.LBFGS([said], max_iter=50)
+
+    def loss() -> torch.Tensor:
+        best.zero_grad()
+        (term,) = objective.terms(Constant(), feed)
+        mean = term.total / term.weight
+        mean.backward()
+        return mean
+
+    best.step(loss)
+    assert said.item() == pytest.approx(math.log(40 / 1160), abs=1e-3)
+
+
 def test_every_step_sees_both_kinds() -> None:
-    many = inputs()
-    slices = torch.zeros(2, 2, 400)
-    slices[0, 0, ::10] = 1
-    wide = {name: getattr(many, name)[:, :, :1].repeat_interleave(400, 2) for name in ("views", "marks")}
-    many = Inputs(**{**vars(many), **wide, "slices": slices})
     objective = Slices(network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 40}), Ranks())
-    shares = [float(feed.labels.mean()) for feed in objective.feeds(many, seed=1)]
+    shares = [float(feed.labels.mean()) for feed in objective.feeds(many(), seed=1)]
     assert len(shares) == 4  # 40 fractured, 120 others
     assert all(0.1 < share < 0.45 for share in shares)  # a quarter, give or take
 
