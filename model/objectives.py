@@ -69,7 +69,8 @@ class Slices:
     A study without boxes contributes its unfractured vertebrae, as negatives; its fractured ones say
     nothing about single slices and are left out. Where unfractured slices are thinned, the odds of a
     fracture rise by a known factor; it is added to the logits that the loss sees, so the network's own stay
-    those of all slices (Elkan 2001, "The foundations of cost-sensitive learning", theorem 2).
+    those of all slices (Elkan 2001, "The foundations of cost-sensitive learning", theorem 2). The loss of
+    places is no likelihood of slices and stays as it is.
     """
 
     def __init__(self, network: CnnLstm, stage: Stage, ranks: Ranks) -> None:

@@ -29,6 +29,17 @@ def test_the_head_is_the_seeds() -> None:
     assert [(layer.in_features, layer.out_features) for layer in linear] == [(512, 32), (32, 1), (1, 1)]
 
 
+def test_at_first_nearly_every_slice_passes_the_last_relu() -> None:
+    """What does not pass teaches nothing: of a centred scalar that would be half of the slices."""
+    torch.manual_seed(0)
+    encoder = SliceEncoder("resnet18", 3).train()
+    slices = torch.randn(200, 3, 32, 32) * torch.rand(200, 1, 1, 1)
+    with torch.no_grad():
+        logits = encoder(slices).logits
+    assert (logits > encoder.logit.bias).float().mean() > 0.9
+    assert logits.mean().item() == pytest.approx(-2.0, abs=0.1)
+
+
 def test_evidence_is_found_wherever_it_is_and_not_outvoted() -> None:
     torch.manual_seed(0)
     encoder = EvidenceEncoder(1).eval()
