@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +12,14 @@ from spine_etl.phantom import write_phantom
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.schema import MASK_SOURCE
+from tests.flows.commands import run
 
 pytestmark = pytest.mark.integration
 
 
-def bootstrap(source: Path, store: Path, localizer: Path) -> tuple[int, dict[str, object], str]:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "flows.bootstrap", "--source", str(source), "--store", str(store)),
-            *("--localizer", str(localizer), "--recipe", "quick", "--workers", "2"),
-            *("--epochs", "1", "--json"),
-        ],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    lines = done.stdout.strip().splitlines()
-    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+def bootstrap(source: Path, store: Path, localizer: Path) -> tuple[int, dict[str, Any], str]:
+    options = ("--store", store, "--localizer", localizer, "--workers", "2", "--epochs", "1")
+    return run("bootstrap", source, *options)
 
 
 def test_all_are_localized_and_nothing_is_done_twice(tmp_path: Path) -> None:
@@ -60,7 +51,6 @@ def test_all_are_localized_and_nothing_is_done_twice(tmp_path: Path) -> None:
 
 def test_too_few_masks_are_said_so(tmp_path: Path) -> None:
     write_phantom(tmp_path / "source", 2, 3, size=64, slices=48, masked_share=0.5)
-    code, line, told = bootstrap(tmp_path / "source", tmp_path / "store", tmp_path / "localizer")
+    code, line, _ = bootstrap(tmp_path / "source", tmp_path / "store", tmp_path / "localizer")
     assert code == 1
-    assert line["error"]["code"] == "FOLD_INVALID"  # type: ignore[index]
-    assert "Traceback" not in told
+    assert line["error"]["code"] == "FOLD_INVALID"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +18,7 @@ from flows.cluster import Window, connect
 from spine_etl.errors import SchedulerLost
 from spine_etl.phantom import write_phantom
 from spine_etl.store import Store, open_store
+from tests.flows.commands import build, ended, start
 
 pytestmark = pytest.mark.integration
 
@@ -38,23 +36,6 @@ def undisturbed(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
     store = tmp_path_factory.mktemp("undisturbed") / "store"
     assert build(phantom, store)[0] == 0
     return open_store(store)
-
-
-def start(source: Path, store: Path, *more: str) -> subprocess.Popen[str]:
-    base = [sys.executable, "-m", "flows.build_dataset", "--source", str(source), "--store", str(store)]
-    return subprocess.Popen(
-        [*base, "--recipe", "quick", "--json", *more], stdout=-1, stderr=-1, text=True, start_new_session=True
-    )
-
-
-def ended(running: subprocess.Popen[str]) -> tuple[int, dict[str, object], str]:
-    out, told = running.communicate(timeout=300)
-    assert "Traceback" not in told, told
-    return running.returncode, json.loads(out.strip().splitlines()[-1]) if out.strip() else {}, told
-
-
-def build(source: Path, store: Path, *more: str) -> tuple[int, dict[str, object], str]:
-    return ended(start(source, store, *more))
 
 
 class Killer(threading.Thread):
@@ -113,7 +94,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_the_next_resumes(
     cluster, phantom, undisturbed, tmp_path
 ) -> None:
     store = tmp_path / "store"
-    running = start(phantom, store, "--dask", cluster.address)
+    running = start("build_dataset", phantom, "--store", store, "--dask", cluster.address)
     deadline = time.monotonic() + 200
     while len(list(store.glob("studies/*/record.json"))) < 2:
         assert time.monotonic() < deadline
@@ -121,7 +102,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_the_next_resumes(
         time.sleep(0.02)
     cluster.close()
     status, line, told = ended(running)
-    assert (status, line["error"]["code"]) == (1, "SCHEDULER_LOST")  # type: ignore[index]
+    assert (status, line["error"]["code"]) == (1, "SCHEDULER_LOST")
     assert told.count("SCHEDULER_LOST") == 1
     kept = len(list(store.glob("studies/*/record.json")))
     status, line, _ = build(phantom, store)
