@@ -31,7 +31,7 @@ class TrainOptions:
     compile: bool = False
     """Compile the slice encoder (torch.compile)."""
     save_every: int = 200
-    """Optimizer steps between two checkpoints."""
+    """Optimizer steps between two checkpoints; slow steps are kept every five minutes."""
     resume: bool = False
     """Go on from the last checkpoint in --out."""
     cache: Path | None = None

@@ -31,6 +31,9 @@ from model.recipes import Stage
 from model.runlog import RunLog
 from spine_etl.errors import LossNotFinite
 
+_LONGEST_S = 300.0
+"""A checkpoint is due after so many seconds, however few steps they were."""
+
 
 @dataclass
 class Progress:
@@ -83,6 +86,7 @@ class StageRun:
     uids: list[str]
     progress: Progress = field(default_factory=Progress)
     _pending: tuple[Tensor, Tensor, int] | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.module = spread(self.objective.trained, self.device, self.ranks)
@@ -232,11 +236,12 @@ class StageRun:
         progress.losses, progress.steps_in_epoch, progress.seconds = 0.0, 0, 0.0
 
     def _save_due(self) -> bool:
-        return self.progress.step - self.progress.saved_step >= self.save_every
+        steps, seconds = self.progress.step - self.progress.saved_step, time.monotonic() - self._saved_at
+        return steps >= self.save_every or seconds >= _LONGEST_S
 
     def _save(self) -> None:
         self._check_pending()
-        self.progress.saved_step = self.progress.step
+        self.progress.saved_step, self._saved_at = self.progress.step, time.monotonic()
         if self.ranks.first:
             self.save(self.state())
 

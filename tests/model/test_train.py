@@ -163,6 +163,22 @@ def test_the_kept_weights_batch_norms_are_measured(tiny_store: Store, tmp_path: 
         torch.testing.assert_close(buffer, kept[name], msg=name)
 
 
+def stop_after(steps: int, options: TrainOptions, patch: pytest.MonkeyPatch) -> None:
+    taken = 0
+    step = stage_module.StageRun._step
+
+    def stopping(self: stage_module.StageRun, *arguments: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if taken > steps:
+            raise KeyboardInterrupt
+        step(self, *arguments)
+
+    patch.setattr(stage_module.StageRun, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit(options)
+
+
 @pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
 def test_stopped_anywhere_and_resumed_it_ends_the_same(
@@ -173,25 +189,22 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
         where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2
     )
     fit(options)
-    steps = 0
-    step = stage_module.StageRun._step
-
-    def stopping(self: stage_module.StageRun, *arguments: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps > stop_at:
-            raise KeyboardInterrupt
-        step(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module.StageRun, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            fit(TrainOptions(**{**vars(options), "out": stopped}))
+        stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), patch)
     torch.manual_seed(12345)  # another process would stand elsewhere
     fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
     assert same_weights(whole, stopped)
     assert lines(whole) == lines(stopped)
     assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
+
+
+def test_slow_steps_are_kept_by_the_clock(
+    tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "_LONGEST_S", 0.0)
+    run = tmp_path / "run"
+    stop_after(5, TrainOptions(where(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
+    assert torch.load(run / "last.pt", weights_only=True)["progress"]["step"] == 5
 
 
 def command(options: TrainOptions, *starter: str) -> list[str]:
