@@ -58,8 +58,9 @@ postgresql:
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql >/dev/null 2>&1; } || \
 		echo "There is no PostgreSQL, and no way to install it: the test of docker-compose.yml skips."
 
+# A file of tests at a time on each core: half of them wait for servers to start.
 test: lint postgresql
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/ready
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s
