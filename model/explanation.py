@@ -30,7 +30,7 @@ def draw(options: ExplainOptions) -> None:
     CheckpointInvalid
         If the run is not finished, is damaged or of another recipe.
     """
-    store = open_store(options.store)
+    store = open_store(options.store, cache=options.cache)
     study = store.index(options.study)
     network, model = load_model(options.checkpoint, store)
     device = choose_device(options.device)

@@ -74,6 +74,8 @@ class ExplainOptions:
     """StudyInstanceUID."""
     out: Path
     """The picture to write (PNG)."""
+    cache: Path | None = None
+    """Folder of this machine that keeps what is read of the store: for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -58,7 +58,7 @@ def record(number: int, row: int, digests: dict[str, str], **fields: Any) -> Rec
 def build_store() -> Callable[..., Store]:
     """build_store(path, n, {number: fields of its record}): a committed store of studies 1.000 to 1.<n-1>."""
 
-    def build(path: Path, studies: int, fields: dict[int, dict[str, Any]] | None = None) -> Store:
+    def build(path: Path | str, studies: int, fields: dict[int, dict[str, Any]] | None = None) -> Store:
         writer = StoreWriter(path, RECIPE)
         records = []
         for number in range(studies):

@@ -150,6 +150,23 @@ def test_folds_that_cannot_be_scored(tiny_store: Store, tmp_path: Path, options:
         )
 
 
+@pytest.mark.integration
+def test_a_store_on_s3_gives_the_same(
+    tiny_store: Store, s3_bucket: str, tmp_path: Path, build_store: Callable[..., Store]
+) -> None:
+    run, far = run_of(tmp_path / "run", tiny_store), f"{s3_bucket}/store"
+    build_store(far, len(tiny_store))
+    written: dict[str, tuple[bytes, bytes]] = {}
+    for address in (far, str(tiny_store.location)):
+        cache = tmp_path / "cache" if address == far else None
+        table, picture = tmp_path / "all.csv", tmp_path / "study.png"
+        predict_store(PredictOptions(address, (run,), table, cache=cache, device="cpu"))
+        draw(ExplainOptions(address, run, tiny_store.study_uids[3], picture, cache=cache, device="cpu"))
+        written[address] = (table.read_bytes(), picture.read_bytes())
+    assert written[far] == written[str(tiny_store.location)]
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) >= 2 * len(tiny_store)
+
+
 def test_a_study_that_cannot_be_read_is_named(tmp_path: Path, build_store: Callable[..., Store]) -> None:
     store = build_store(tmp_path / "store", 5)
     run = run_of(tmp_path / "run", store)
