@@ -11,17 +11,24 @@ lies on the midline. Flip and intensity are drawn once for a study, what else th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch.nn.functional import grid_sample
 
 from spine_etl.volume import AIR_HU
 
+_Probability = Annotated[float, Field(ge=0, le=1)]
+_Below1 = Annotated[float, Field(ge=0, lt=1)]
+_Extent = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
     """How far augmentation goes. A value of 0 switches its part off.
 
@@ -48,19 +55,19 @@ class Settings:
         Parameter of the Beta distribution that mixes each sample with its neighbour.
     """
 
-    rotation_degrees: float = 15.0
-    scale: float = 0.1
-    shift: float = 0.05
-    flip: float = 0.5
-    gain: float = 0.1
-    offset_hu: float = 30.0
-    noise_hu: float = 20.0
-    cutout: float = 0.25
-    cutout_size: float = 0.3
-    slide: float = 0.5
-    shuffle: float = 0.25
-    shuffle_places: int = 3
-    mixup_alpha: float = 0.0
+    rotation_degrees: _Extent = 15.0
+    scale: _Below1 = 0.1
+    shift: _Below1 = 0.05
+    flip: _Probability = 0.5
+    gain: _Below1 = 0.1
+    offset_hu: _Extent = 30.0
+    noise_hu: _Extent = 20.0
+    cutout: _Probability = 0.25
+    cutout_size: _Probability = 0.3
+    slide: _Extent = 0.5
+    shuffle: _Probability = 0.25
+    shuffle_places: Annotated[int, Field(ge=0)] = 3
+    mixup_alpha: _Extent = 0.0
 
 
 NONE = Settings(
@@ -70,7 +77,7 @@ NONE = Settings(
 """Changes nothing."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AugmentParameters:
     """What is done to each sample; tensors on the host, since `apply` looks at their values.
 

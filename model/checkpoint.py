@@ -26,12 +26,13 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from model.cnn_lstm import CnnLstm, NetworkSettings
+from model.output import write_atomically, writing
 from model.recipes import ViewSettings
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.store import Store
 
 WEIGHTS, MODEL, LAST, PREVIOUS = "best.safetensors", "model.json", "last.pt", "last.previous.pt"
-_NEW_RUN = "Name another --out, or resume with the options and the store version that this run began with."
+_NEW_RUN = "Name another --out, or resume with the store and the options that this run began with."
 
 
 class Model(BaseModel):
@@ -65,22 +66,8 @@ class Model(BaseModel):
     weighted_prevalence: list[float]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put a file in place of any other of its name: readers, and a machine that stops, see one of the two."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_weights(path: Path, network: nn.Module) -> None:
+    """Write them as safetensors. Raises OutputUnwritable."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(path, save(tensors))
 
@@ -89,8 +76,9 @@ def load_weights(path: Path, network: nn.Module) -> None:
     """Fill the network from a safetensors file. Raises CheckpointInvalid where it is another one's."""
     try:
         tensors = load(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointInvalid(f"{path.parent.name} holds no {path.name}.") from error
+    except OSError as error:
+        reason = f"{path.name} of {path.parent.name} cannot be read: {error.strerror}."
+        raise CheckpointInvalid(reason) from error
     except SafetensorError as error:
         raise CheckpointInvalid(f"{path.name} is damaged or is no safetensors file.") from error
     _fill(network, tensors, path.name)
@@ -134,44 +122,43 @@ def load_model(run: Path, store: Store) -> tuple[CnnLstm, Model]:
 
 
 def save_last(run: Path, state: Mapping[str, Any]) -> None:
-    """Write ``last.pt``, keeping the one before it as ``last.previous.pt``."""
+    """Write ``last.pt``, keeping the one before it as ``last.previous.pt``. Raises OutputUnwritable."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     last = run / LAST
     if last.exists():
         # A link and not a rename: at no moment is there no last.pt.
         link = run / f".{PREVIOUS}.writing"
-        link.unlink(missing_ok=True)
-        os.link(last, link)
-        link.replace(run / PREVIOUS)
+        with writing(run / PREVIOUS):
+            link.unlink(missing_ok=True)
+            os.link(last, link)
+            link.replace(run / PREVIOUS)
     write_atomically(last, buffer.getvalue())
 
 
-def load_last(run: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The state that `save_last` wrote.
-
-    ``identity`` is what the resumed training must have in common with it.
-
-    Raises
-    ------
-    CheckpointInvalid
-        If there is none, it is damaged, or it is of another store, version or configuration.
-    """
+def load_last(run: Path) -> dict[str, Any]:
+    """The state that `save_last` wrote. Raises CheckpointInvalid if there is none or it is damaged."""
     path = run / LAST
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["identity"]
-    except FileNotFoundError as error:
-        raise CheckpointInvalid(f"{run.name} holds no {LAST}.", action="Train without --resume.") from error
+        state["identity"]["version"]
+    except OSError as error:
+        reason = f"{LAST} of {run.name} cannot be read: {error.strerror}."
+        raise CheckpointInvalid(reason, action="Train without --resume.") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         raise CheckpointInvalid(
             f"{path.name} is damaged.", action=f"Copy {PREVIOUS} over {LAST}, then resume."
         ) from error
+    return state
+
+
+def check_identity(run: Path, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raise CheckpointInvalid if the state is of another store, version or recipe than ``identity``."""
+    found = state["identity"]
     for name, value in identity.items():
         if found.get(name) != value:
             reason = f"{run.name} began with {name} {_short(found.get(name))}, not {_short(value)}."
             raise CheckpointInvalid(reason, action=_NEW_RUN)
-    return state
 
 
 def _short(value: object) -> str:
@@ -209,8 +196,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(tensors, dict) and all(isinstance(value, Tensor) for value in tensors.values()):
             return tensors
-    except FileNotFoundError as error:
-        raise CheckpointInvalid(f"there is no file {path.name}.", action="Check --weights.") from error
+    except OSError as error:
+        reason = f"{path.name} cannot be read: {error.strerror}."
+        raise CheckpointInvalid(reason, action="Check --weights.") from error
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointInvalid(f"{path.name} is damaged or holds more than weights.") from error
     raise CheckpointInvalid(f"{path.name} holds something else than a table of weights.")

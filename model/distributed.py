@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from spine_etl.errors import DeviceUnavailable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,22 @@ def summed(value: Tensor, ranks: Ranks) -> Tensor:
     if ranks.world > 1:
         dist.all_reduce(value)
     return value
+
+
+def told(value: T, ranks: Ranks) -> T:
+    """The first rank's value, on every rank."""
+    if ranks.world == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
+
+
+def alike(module: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the first one's parameters and buffers."""
+    if ranks.world > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
 
 
 def spread(module: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:

@@ -11,9 +11,8 @@ from model.calibration import probabilities
 from model.checkpoint import Model, load_model
 from model.distributed import choose_device
 from model.options import ExplainOptions
-from model.pictures import LevelView, draw_study
+from model.pictures import LevelView, draw_study, save_picture
 from model.validation import seen
-from spine_etl.errors import StoreWriteFailed
 from spine_etl.store import Store, open_store
 
 
@@ -52,11 +51,7 @@ def draw(options: ExplainOptions) -> None:
             )  # fmt: skip
     title = _title(store, study, model, patient)
     figure = draw_study(title, levels, store.levels, store.recipe.crop.spacing_mm)
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(options.out, dpi=110)
-    except OSError as error:
-        raise StoreWriteFailed(f"{options.out.name} cannot be written: {error.strerror}.") from error
+    save_picture(figure, options.out)
 
 
 def own_boxes(store: Store, study: int, level: int) -> npt.NDArray[Any]:

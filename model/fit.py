@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,28 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.augment import Settings
 from model.calibration import fit_temperature, probabilities
 from model.checkpoint import (
     LAST,
     MODEL,
     WEIGHTS,
     Model,
+    check_identity,
     load_last,
     load_trunk_weights,
     load_weights,
     save_last,
-    write_atomically,
 )
 from model.cnn_lstm import CnnLstm
 from model.data import Batches
-from model.distributed import Ranks, choose_device, join, leave, with_joint_batch_norm
+from model.distributed import Ranks, alike, choose_device, join, leave, told, with_joint_batch_norm
 from model.encoded import EncodedBatch, EncodedBatches, encode_studies
 from model.inputs import inputs_of
 from model.losses import column_term, slice_term
 from model.metrics import constant_baselines, weighted_log_loss
 from model.objectives import Encoded, objective_of
 from model.options import TrainOptions
+from model.output import write_atomically
 from model.precise_bn import measure_batch_norms
 from model.recipes import Stage, TrainingRecipe, load_recipe
 from model.runlog import RunLog
@@ -45,7 +45,7 @@ from model.targets import Indices, split
 from model.validation import column_logits, inner_split, labels_of, seen
 from model.views import own_labels
 from spine_etl.errors import CheckpointInvalid, RecipeInvalid
-from spine_etl.store import open_store
+from spine_etl.store import Store, open_store
 
 _CONFIG = "config.json"
 
@@ -84,12 +84,20 @@ def resolved_recipe(options: TrainOptions) -> TrainingRecipe:
     return recipe.scaled(options.epochs_scale)
 
 
-def augment_settings(recipe: TrainingRecipe) -> Settings:
-    """The recipe's augmentation. Raises RecipeInvalid where it names what there is none of."""
-    unknown = set(recipe.augment) - {field.name for field in fields(Settings)}
-    if unknown:
-        raise RecipeInvalid(f"augment: there is no {', '.join(sorted(unknown))}.")
-    return Settings(**recipe.augment)  # type: ignore[arg-type]
+def _last(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
+    """Where the run to go on with stands, on all ranks, though only the first one need see its folder."""
+    if not options.resume:
+        return None
+    return told(load_last(options.out) if ranks.first else None, ranks)
+
+
+def _opened(options: TrainOptions, resumed: dict[str, Any] | None, ranks: Ranks) -> Store:
+    """The store in the version that the run began with, the newest for a new run; the same on all ranks,
+    though a build may commit while they open it."""
+    version = resumed["identity"]["version"] if resumed else None
+    store = open_store(options.store, version, cache=options.cache)
+    version = told(store.version, ranks)
+    return store if store.version == version else open_store(options.store, version, cache=options.cache)
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,8 @@ class _Training:
     def __init__(self, options: TrainOptions, device: torch.device, ranks: Ranks) -> None:
         self.options, self.device, self.ranks = options, device, ranks
         self.recipe = resolved_recipe(options)
-        self.augment = augment_settings(self.recipe)
-        self.store = open_store(options.store, cache=options.cache)
+        self.resumed = _last(options, ranks)
+        self.store = _opened(options, self.resumed, ranks)
         train, _ = split(self.store, options.fold)
         learning, validation = inner_split(self.store, train, self.recipe.validation_share)
         outside = np.flatnonzero(self.store.table["fold"] != options.fold)
@@ -140,7 +148,8 @@ class _Training:
         }
 
     def go(self) -> Model:
-        state = self._prepare()
+        state = self.resumed
+        self._prepare()
         since = (state["stage"], state["source"]["epoch"]) if state else (0, 0)
         step = state["progress"]["step"] if state else 0
         with RunLog(self.run, speaks=self.ranks.first, since=since, step=step) as log:
@@ -155,27 +164,25 @@ class _Training:
                     self._stage(index, stage, here, log)
             return self._finish(log)
 
-    def _prepare(self) -> dict[str, Any] | None:
-        """Lay the run's folder out, or read where to go on."""
-        if self.options.resume:
-            return load_last(self.run, self.identity())
-        if self.ranks.first:
+    def _prepare(self) -> None:
+        """Lay the run's folder out, or see that it is the one to go on with."""
+        if self.resumed:
+            check_identity(self.run, self.resumed, self.identity())
+        elif self.ranks.first:
             if (self.run / LAST).exists():
                 raise CheckpointInvalid(
                     f"{self.run.name} already holds a run.", action="Add --resume, or name another --out."
                 )
-            self.run.mkdir(parents=True, exist_ok=True)
             options = {name: str(value) if isinstance(value, Path) else value
                        for name, value in asdict(self.options).items()}  # fmt: skip
             config = {**self.identity(), "options": options, "recipe": self.recipe.model_dump(mode="json")}
             write_atomically(self.run / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
-        return None
 
     def _stage(self, index: int, stage: Stage, state: dict[str, Any] | None, log: RunLog) -> None:
         if state:
             self.network.load_state_dict(state["network"])
         elif index:
-            load_weights(self.run / WEIGHTS, self.network)
+            self._load_kept()
         source, inputs, validate = self._work(stage)
         settle = _nothing if stage.objective == "sequence" else self._measure_batch_norms
         try:
@@ -194,6 +201,12 @@ class _Training:
             at_work.go()
         finally:
             source.close()
+
+    def _load_kept(self) -> None:
+        """The weights that the last stage left."""
+        if self.ranks.first:
+            load_weights(self.run / WEIGHTS, self.network)
+        alike(self.network, self.ranks)
 
     def _work(
         self, stage: Stage
@@ -216,7 +229,7 @@ class _Training:
             self.store, learning, batch_size=max(1, studies // world), device=self.device,
             seed=self.recipe.seed, rank=self.ranks.rank, world=world,
         )  # fmt: skip
-        inputs = partial(inputs_of, own=self.own, view=view, augment=self.augment)
+        inputs = partial(inputs_of, own=self.own, view=view, augment=self.recipe.augment)
         return source, inputs, self._slice_loss if stage.objective == "slices" else self._column_loss
 
     def _measure_batch_norms(self) -> None:
@@ -255,7 +268,7 @@ class _Training:
 
     def _finish(self, log: RunLog) -> Model:
         """Fit the temperature and describe the weights."""
-        load_weights(self.run / WEIGHTS, self.network)
+        self._load_kept()
         labels, logits = self._validation_logits()
         temperature = fit_temperature(labels, logits)
         baselines = constant_baselines(self.parts.labels)

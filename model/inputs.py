@@ -64,7 +64,9 @@ def inputs_of(batch: Batch, own: Tensor, view: ViewSettings, augment: Settings |
         return Inputs(views, located, labels, known, slices, z)
     views, slices, z, marks = (shuffle_slices(values, parameters) for values in (views, slices, z, marks))
     if augment.mixup_alpha > 0:
-        located, known = located & located.roll(1, 0), known & known.roll(1, 0)
+        located = located & located.roll(1, 0)
+        # Of two that show no level in common nothing is left to see.
+        known = known & known.roll(1, 0) & torch.cat([located, located.any(dim=1, keepdim=True)], dim=1)
         unknown = (slices < 0) | (slices.roll(1, 0) < 0)
         views, labels = mix(views, parameters), mix(labels, parameters)
         slices = mix(slices, parameters).masked_fill(unknown, -1.0)

@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from model.checkpoint import write_atomically
 from model.fcn import FcnSettings, build_fcn, class_probabilities, label_of_class
 from model.hmm import LevelOrder, Relabelled, relabel
-from spine_etl.errors import CheckpointInvalid, StoreWriteFailed
+from model.output import write_atomically
+from spine_etl.errors import CheckpointInvalid
 from spine_etl.localization import Localization
 from spine_etl.recipe import Recipe
 
@@ -64,16 +64,12 @@ def save_member(folder: Path, about: Fold, network: nn.Module) -> None:
 
     Raises
     ------
-    StoreWriteFailed
+    OutputUnwritable
         If the folder cannot be written.
     """
     weights = save({name: value.cpu().contiguous() for name, value in network.state_dict().items()})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / _WEIGHTS, weights)
-        write_atomically(folder / _ABOUT, (about.model_dump_json(indent=1) + "\n").encode())
-    except OSError as error:
-        raise StoreWriteFailed(f"{folder.name} cannot be written: {error.strerror}.") from error
+    write_atomically(folder / _WEIGHTS, weights)
+    write_atomically(folder / _ABOUT, (about.model_dump_json(indent=1) + "\n").encode())
 
 
 def is_finished(folder: Path) -> bool:

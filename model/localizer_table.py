@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import write_atomically
 from model.distributed import choose_device
 from model.fcn import class_of_label
 from model.localizer import Localizer
 from model.localizer_score import centres, crop_distances, score_studies, summary
 from model.localizer_training import with_masks
 from model.options import ApplyLocalizerOptions
-from spine_etl.errors import FoldInvalid, StoreWriteFailed
+from model.output import write_atomically
+from spine_etl.errors import FoldInvalid
 from spine_etl.store import Store, open_store
 
 _HEADER = ("study_uid", "level", "L_mm", "P_mm", "S_mm", "confidence")
@@ -68,11 +68,7 @@ def _write(options: ApplyLocalizerOptions, store: Store, localizer: Localizer) -
                 )
                 writer.writerow(row)
     if options.out:
-        try:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(options.out, text.getvalue().encode())
-        except OSError as error:
-            raise StoreWriteFailed(f"{options.out.name} cannot be written: {error.strerror}.") from error
+        write_atomically(options.out, text.getvalue().encode())
 
 
 def _evaluate(options: ApplyLocalizerOptions, store: Store, localizer: Localizer) -> dict[str, Any]:

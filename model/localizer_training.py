@@ -19,9 +19,10 @@ from model.fcn import FcnSettings, build_fcn, class_of_label, network_input, sca
 from model.hmm import LevelOrder
 from model.localizer import Fold, is_finished, save_member
 from model.options import TrainLocalizerOptions
+from model.output import writing
 from model.stage import cosine
 from model.targets import Indices
-from spine_etl.errors import FoldInvalid, LossNotFinite, StoreWriteFailed
+from spine_etl.errors import FoldInvalid, LossNotFinite
 from spine_etl.store import Store, open_store
 from spine_etl.store.schema import MASK_SOURCE
 from spine_etl.volume import AIR_HU
@@ -65,15 +66,15 @@ def train_localizer(options: TrainLocalizerOptions) -> None:
     LossNotFinite
         If a loss is no number.
     StoreError
-        If the store, or a study's objects, cannot be read, or ``out`` cannot be written.
+        If the store, or a study's objects, cannot be read.
+    OutputUnwritable
+        If ``out`` cannot be written.
     """
     store = open_store(options.store, cache=options.cache)
     device = choose_device(options.device)
     folds = range(store.recipe.folds) if options.fold is None else [options.fold]
-    try:  # before the training, not after it
+    with writing(options.out):  # before the training, not after it
         options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreWriteFailed(f"{options.out.name} cannot be made: {error.strerror}.") from error
     masked = with_masks(store)
     overviews = Overviews(store, masked)
     for fold in folds:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.cnn_lstm import CnnLstm, Encoding
-from model.distributed import Ranks
+from model.distributed import Ranks, summed
 from model.inputs import Inputs
 from model.losses import Term, column_term, place_term, slice_term
 from model.recipes import Stage
@@ -36,12 +36,14 @@ class Objective(Protocol):
 class Joint:
     """CNN and BiLSTM together towards the competition's loss, the marked slices beside it."""
 
-    def __init__(self, network: CnnLstm, stage: Stage) -> None:
+    def __init__(self, network: CnnLstm, stage: Stage, ranks: Ranks) -> None:
         self.trained = network
         self.factor = stage.slice_factor
+        self.ranks = ranks
 
     def feeds(self, inputs: Inputs, seed: int) -> Iterator[Inputs]:
-        yield inputs
+        if summed(inputs.located.sum(), self.ranks) > 0:  # mixed samples may have no level in common
+            yield inputs
 
     def terms(self, module: nn.Module, feed: Inputs) -> list[Term]:
         logits = module(feed.views, feed.located)
@@ -87,6 +89,8 @@ class Slices:
         order = self._thinned(torch.randperm(len(labels), generator=generator).to(labels.device), labels)
         # Thinning took from the end alone: mixed again, or the last steps would see nothing but fractures.
         order = order[torch.randperm(len(order), generator=generator).to(labels.device)]
+        if summed(torch.tensor(len(order), device=labels.device), self.ranks) < 2:
+            return  # batch norm needs two
         kept = _unfractured(labels[order]) / _unfractured(labels)
         for part in order.tensor_split(self._steps(len(order), labels.device)):
             yield SliceFeed(views[part], labels[part], None if marks is None else marks[part], kept)
@@ -145,5 +149,5 @@ class Sequence:
 
 def objective_of(stage: Stage, network: CnnLstm, ranks: Ranks) -> Objective:
     if stage.objective == "joint":
-        return Joint(network, stage)
+        return Joint(network, stage, ranks)
     return Slices(network, stage, ranks) if stage.objective == "slices" else Sequence(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from model.metrics import FloatArray
+from model.output import write_atomically
+from spine_etl.errors import OutputUnwritable
 
 _BINS = 10
 _WINDOW_HU = (-500, 1300)
@@ -48,7 +51,6 @@ def draw_curves(
     labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], columns: Sequence[str], folder: Path
 ) -> list[Path]:
     """Write ``roc.png`` and ``reliability.png``; columns whose labels are all alike have no ROC curve."""
-    folder.mkdir(parents=True, exist_ok=True)
     known = labels >= 0
     vertebrae, patient = (slice(None), slice(0, -1)), (slice(None), slice(-1, None))
     parts = [("vertebrae", vertebrae), (columns[-1], patient)]
@@ -70,8 +72,17 @@ def draw_curves(
     _finish(reliability_axes, "probability said", "share fractured (figures: how many)")
     paths = [folder / "roc.png", folder / "reliability.png"]
     for figure, path in zip((roc, reliability), paths, strict=True):
-        figure.savefig(path, dpi=110)
+        save_picture(figure, path)
     return paths
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write it as PNG. Raises OutputUnwritable, for a file of another name too."""
+    if path.suffix.lower() != ".png":
+        raise OutputUnwritable(f"{path.name}: pictures are PNG.", action="Name a file that ends in .png.")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def _finish(axes: Axes, x: str, y: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from model.checkpoint import write_atomically
+from model.output import write_atomically, writing
 
 METRICS = "metrics.jsonl"
 
@@ -29,7 +29,9 @@ class RunLog:
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _place(line) < since]
         write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
-        self._board: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self._boards = run / "tensorboard"
+        with writing(self._boards):
+            self._board: Any = SummaryWriter(str(self._boards), purge_step=step)
         self._live = sys.stderr.isatty()
 
     def step(self, text: str) -> None:
@@ -42,11 +44,12 @@ class RunLog:
         if not self.speaks:
             return
         self.step("")
-        with self._path.open("a") as file:
+        with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"stage{values['stage']}/{name}", value, values["step"])
+        with writing(self._boards):
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(f"stage{values['stage']}/{name}", value, values["step"])
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -55,7 +58,8 @@ class RunLog:
 
     def close(self) -> None:
         if self.speaks:
-            self._board.close()
+            with writing(self._boards):
+                self._board.close()
 
     def __enter__(self) -> RunLog:
         return self

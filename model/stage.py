@@ -205,6 +205,8 @@ class StageRun:
         if self.ranks.world > 1:
             dist.broadcast(loss, 0)
         value = float(loss)
+        if not math.isfinite(value):
+            raise LossNotFinite(f"the validation loss of epoch {self.source.epoch} is {value}.")
         if value < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_epoch = value, self.source.epoch - 1
             if self.stage.keep == "best" and self.ranks.first:

@@ -16,14 +16,15 @@ import numpy.typing as npt
 import torch
 
 from model.calibration import probabilities
-from model.checkpoint import Model, load_model, write_atomically
+from model.checkpoint import Model, load_model
 from model.cnn_lstm import CnnLstm
 from model.distributed import choose_device
 from model.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
 from model.options import PredictOptions
+from model.output import write_atomically
 from model.targets import Indices
 from model.validation import column_logits, labels_of
-from spine_etl.errors import CheckpointInvalid, FoldInvalid, StoreWriteFailed
+from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
 
 
@@ -159,11 +160,7 @@ def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table:
     for uid, row in zip(uids, table.tolist(), strict=True):
         for column, value in zip(columns, row, strict=True):
             writer.writerow((f"{uid}_{column}", f"{value:.6f}"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.getvalue().encode())
-    except OSError as error:
-        raise StoreWriteFailed(f"{path.name} cannot be written: {error.strerror}.") from error
+    write_atomically(path, text.getvalue().encode())
 
 
 def _tell(score: dict[str, Any], as_json: bool) -> None:

@@ -44,7 +44,8 @@
         |-- FoldInvalid             FOLD_INVALID               (ValueError)
         |-- LossNotFinite           LOSS_NOT_FINITE            (ArithmeticError)
         |-- CheckpointInvalid       CHECKPOINT_INVALID         (ValueError)
-        `-- DeviceUnavailable       DEVICE_UNAVAILABLE         (RuntimeError)
+        |-- DeviceUnavailable       DEVICE_UNAVAILABLE         (RuntimeError)
+        `-- OutputUnwritable        OUTPUT_UNWRITABLE          (OSError)
 
 Each carries ``code`` (stable, for machines), ``reason`` (one sentence), ``action`` (what to do about it)
 and, where there is one, ``study``. Reasons name DICOM attributes and numbers of geometry; they never hold
@@ -308,3 +309,8 @@ class CheckpointInvalid(TrainingError, ValueError):
 class DeviceUnavailable(TrainingError, RuntimeError):
     code = "DEVICE_UNAVAILABLE"
     default_action = "Name --device cpu, or auto."
+
+
+class OutputUnwritable(TrainingError, OSError):
+    code = "OUTPUT_UNWRITABLE"
+    default_action = "Make room or mend the permissions, then run again; a training with --resume."

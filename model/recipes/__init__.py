@@ -10,8 +10,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from model.augment import Settings
 from model.cnn_lstm import NetworkSettings
 from spine_etl.errors import RecipeInvalid
 
@@ -20,6 +21,12 @@ SHIPPED = ("end2end", "quick", "seed")
 
 _Positive = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("an even number of slices has none in its middle")
+    return number
 
 
 class _Frozen(BaseModel):
@@ -44,7 +51,7 @@ class ViewSettings(_Frozen):
 
     kind: Literal["stack", "windows"] = "stack"
     positions: _Positive = 15
-    neighbours: _Positive = 5
+    neighbours: Annotated[_Positive, AfterValidator(_odd)] = 5
     size: tuple[_Positive, _Positive] | None = None
 
     @property
@@ -108,13 +115,13 @@ class TrainingRecipe(_Frozen):
     validation_share
         Share of the training folds' studies that choose the weights and the temperature, never trained on.
     augment
-        Fields of `model.augment.Settings`; what is not named keeps its default.
+        What is not named keeps its default.
     """
 
     name: str
     network: NetworkSettings
     view: ViewSettings
-    augment: dict[str, float] = {}
+    augment: Settings = Settings()
     bf16: bool = False
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     seed: Annotated[int, Field(ge=0)] = 0

@@ -15,13 +15,13 @@ from model.checkpoint import (
     PREVIOUS,
     WEIGHTS,
     Model,
+    check_identity,
     load_last,
     load_model,
     load_trunk_weights,
     load_weights,
     save_last,
     save_weights,
-    write_atomically,
 )
 from model.cnn_lstm import CnnLstm, NetworkSettings, narrow_trunk, resnet_trunk
 from model.recipes import ViewSettings
@@ -61,45 +61,33 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CheckpointInvalid, match="damaged"):
         load_weights(path, network())
-    with pytest.raises(CheckpointInvalid, match="holds no"):
+    with pytest.raises(CheckpointInvalid, match="No such file"):
         load_weights(tmp_path / "none" / WEIGHTS, network())
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def broken(descriptor: int) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("os.fsync", broken)
-    with pytest.raises(OSError, match="full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
     for step in range(3):
         save_last(tmp_path, {"identity": IDENTITY, "step": step})
-    assert load_last(tmp_path, IDENTITY)["step"] == 2
+    assert load_last(tmp_path)["step"] == 2
     (tmp_path / PREVIOUS).replace(tmp_path / LAST)
-    assert load_last(tmp_path, IDENTITY)["step"] == 1
+    assert load_last(tmp_path)["step"] == 1
 
 
 def test_another_store_is_refused(tmp_path: Path) -> None:
-    save_last(tmp_path, {"identity": IDENTITY})
+    state = {"identity": IDENTITY}
+    check_identity(tmp_path, state, IDENTITY)
     with pytest.raises(CheckpointInvalid, match="root_digest ab, not cd"):
-        load_last(tmp_path, IDENTITY | {"root_digest": "cd"})
+        check_identity(tmp_path, state, IDENTITY | {"root_digest": "cd"})
 
 
 def test_a_damaged_state_names_the_one_before(tmp_path: Path) -> None:
     with pytest.raises(CheckpointInvalid, match="without --resume"):
-        load_last(tmp_path, IDENTITY)
+        load_last(tmp_path)
     save_last(tmp_path, {"identity": IDENTITY, "weights": torch.zeros(100)})
     path = tmp_path / LAST
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointInvalid, match=PREVIOUS):
-        load_last(tmp_path, IDENTITY)
+        load_last(tmp_path)
 
 
 class Trap:
@@ -113,7 +101,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     torch.save({"identity": IDENTITY, "trap": Trap()}, tmp_path / LAST)
     with pytest.raises(CheckpointInvalid):
-        load_last(tmp_path, IDENTITY)
+        load_last(tmp_path)
     torch.save({"conv1.weight": Trap()}, tmp_path / "weights.pt")
     with pytest.raises(CheckpointInvalid):
         load_trunk_weights(tmp_path / "weights.pt", narrow_trunk(3)[0])
@@ -121,7 +109,7 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with (tmp_path / LAST).open("wb") as file:
         pickle.dump([1], file, protocol=2)
     with pytest.raises(CheckpointInvalid):
-        load_last(tmp_path, IDENTITY)
+        load_last(tmp_path)
 
 
 def trunk(seed: int, channels: int = 3) -> torch.nn.Module:
@@ -153,7 +141,7 @@ def test_a_trunk_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_file(resnet_trunk("resnet18", 3)[0].state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(CheckpointInvalid, match="another architecture"):
         load_trunk_weights(tmp_path / "weights.safetensors", trunk(0))
-    with pytest.raises(CheckpointInvalid, match="no file"):
+    with pytest.raises(CheckpointInvalid, match=r"absent\.pt cannot be read"):
         load_trunk_weights(tmp_path / "absent.pt", trunk(0))
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointInvalid, match="something else"):

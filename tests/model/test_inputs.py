@@ -112,3 +112,14 @@ def test_mixing_keeps_the_unknown_unknown(tiny_store: Store) -> None:
     assert (inputs.slices[:2] == -1).all()  # the first, and the one it is mixed into
     assert (inputs.slices[2] >= 0).any()
     assert ((inputs.labels > 0) & (inputs.labels < 1)).any()
+
+
+def test_mixed_patients_without_a_level_in_common_are_unknown(tiny_store: Store) -> None:
+    given = batch(tiny_store)
+    located = torch.tensor([[True, False], [False, True], [True, True]])
+    settings = Settings(**{**vars(NONE), "mixup_alpha": 0.4})
+    apart = Batch(**{**vars(given), "located": located})
+    inputs = inputs_of(apart, own_labels(tiny_store.recipe), STACK, settings)
+    # The first is mixed with the last, the second with the first, the last with the second.
+    assert inputs.located.tolist() == [[True, False], [False, False], [False, True]]
+    assert inputs.known.tolist() == [[True, False, True], [False] * 3, [False, True, True]]

@@ -26,7 +26,7 @@ from model.localizer_training import (
     train_localizer,
 )
 from model.options import ApplyLocalizerOptions, TrainLocalizerOptions
-from spine_etl.errors import CheckpointInvalid, FoldInvalid, StoreWriteFailed
+from spine_etl.errors import CheckpointInvalid, FoldInvalid, OutputUnwritable
 from spine_etl.localization import LEAST_CONFIDENCE, Localization
 from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import process_study
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_training(tiny_store: St
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "run"
     options = TrainLocalizerOptions(str(tiny_store.location), out, epochs=10**9, device="cpu")
-    with pytest.raises(StoreWriteFailed, match="run cannot be made"):
+    with pytest.raises(OutputUnwritable, match="run cannot be written"):
         train_localizer(options)
 
 

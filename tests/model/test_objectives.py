@@ -140,7 +140,18 @@ def test_the_slice_objective_leaves_the_lstm_alone() -> None:
 
 def test_slices_take_part_by_their_factor() -> None:
     stage = STAGE.model_copy(update={"objective": "joint", "slice_factor": 0.5})
-    objective = Joint(network(), stage)
+    objective = Joint(network(), stage, Ranks())
     columns, slices = objective.terms(objective.trained, next(objective.feeds(inputs(), 1)))
     assert (columns.factor, slices.factor) == (1.0, 0.5)
-    assert len(Joint(network(), STAGE).terms(network(), inputs())) == 1
+    assert len(Joint(network(), STAGE, Ranks()).terms(network(), inputs())) == 1
+
+
+def test_a_batch_that_nothing_can_be_learnt_from_makes_no_step() -> None:
+    given = inputs()
+    for known in (0, 1):  # a single slice has no variance to normalise by
+        slices = torch.full_like(given.slices, -1.0)
+        slices[0, 1, :known] = 0.0
+        few = Inputs(**{**vars(given), "slices": slices})
+        assert list(Slices(network(), STAGE, Ranks()).feeds(few, seed=1)) == []
+    nowhere = Inputs(**{**vars(given), "located": torch.zeros(2, 2, dtype=torch.bool)})
+    assert list(Joint(network(), STAGE, Ranks()).feeds(nowhere, seed=1)) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.augment import Settings
-from model.fit import augment_settings, resolved_recipe
+from model import recipes
+from model.fit import resolved_recipe
 from model.options import TrainOptions
 from model.recipes import SHIPPED, load_recipe
 from spine_etl.errors import RecipeInvalid
@@ -15,9 +15,7 @@ from spine_etl.errors import RecipeInvalid
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_load(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.name == name
-    assert isinstance(augment_settings(recipe), Settings)
+    assert load_recipe(name).name == name
 
 
 def test_the_seeds_recipe_is_the_seeds() -> None:
@@ -70,7 +68,20 @@ def test_senseless_options_are_refused(options: dict[str, float]) -> None:
         resolved_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]
 
 
-def test_unknown_augmentation_is_refused() -> None:
-    recipe = load_recipe("quick").model_copy(update={"augment": {"rotate": 3.0}})
-    with pytest.raises(RecipeInvalid, match="rotate"):
-        augment_settings(recipe)
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("augment.rotate", ("noise_hu = 0.0", "rotate = 3.0")),
+        ("augment.flip", ("noise_hu = 0.0", "flip = 1.5")),
+        ("augment.noise_hu", ("noise_hu = 0.0", "noise_hu = -1.0")),
+        ("augment.scale", ("scale = 0.0", "scale = 1.0")),  # nothing would be left of the picture
+        ("view.neighbours", ("neighbours = 3", "neighbours = 4")),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, part: str, wrong: tuple[str, str]) -> None:
+    text = (Path(recipes.__file__).parent / "quick.toml").read_text()
+    assert text.count(wrong[0]) == 1
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(*wrong))
+    with pytest.raises(RecipeInvalid, match=part):
+        load_recipe(str(path))

@@ -252,6 +252,31 @@ def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
         assert together["validation_loss"] == pytest.approx(alone["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.integration
+def test_only_the_first_process_sees_the_run(tiny_store: Store, tmp_path: Path) -> None:
+    """Two nodes without a common disk: weights pass from stage to stage, and a resumed run goes on, by the
+    first one's folder alone."""
+    text = SEEDS.replace("epochs = 2", 'epochs = 2\nkeep = "last"')
+    named = {"--store": where(tiny_store), "--recipe": recipe(tmp_path, text), "--device": "cpu"}
+    flags = [str(part) for pair in named.items() for part in pair]
+    # Each process in a folder of its own, and --out is relative.
+    code = (
+        "import os, runpy, pathlib; node = pathlib.Path(os.environ['NODES'], os.environ['RANK']);"
+        "node.mkdir(exist_ok=True); os.chdir(node); runpy.run_module('model.train', run_name='__main__')"
+    )
+    script = tmp_path / "node.py"
+    script.write_text(code)
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(__file__).parents[2])
+    environment = {**ONE_THREAD, "NODES": str(tmp_path), "PYTHONPATH": root}
+    for more in ([], ["--resume"]):
+        command = [*starter, str(script), "--out", "run", *flags, *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "0" / "run" / "model.json").exists()
+        assert not (tmp_path / "1" / "run").exists()
+
+
 def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
     run = tmp_path / "run"
@@ -304,6 +329,22 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(
     other = build_store(tmp_path / "other", 15)
     with pytest.raises(CheckpointInvalid, match="root_digest"):
         fit(TrainOptions(**{**vars(options), "resume": True, "store": where(other)}))
+
+
+def test_a_run_goes_on_with_the_version_it_began_with(
+    tmp_path: Path, joint: str, build_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nightly build may have committed another one meanwhile."""
+    store = build_store(tmp_path / "store", 12)
+    whole = TrainOptions(where(store), tmp_path / "whole", recipe=joint, device="cpu", save_every=2)
+    fit(whole)
+    options = TrainOptions(**{**vars(whole), "out": tmp_path / "run"})
+    stop_after(3, options, monkeypatch)
+    monkeypatch.undo()
+    newer = build_store(tmp_path / "store", 15)
+    assert (newer.version, len(newer)) == (2, 15)
+    assert fit(TrainOptions(**{**vars(options), "resume": True})).version == 1
+    assert same_weights(whole.out, options.out)
 
 
 def test_a_fold_without_fractures_is_refused(
