@@ -74,9 +74,10 @@ def resnet_trunk(encoder: str, channels: int) -> tuple[nn.Module, int]:
     """MONAI's 2D ResNet without its fc, weights drawn at random, and the number of its features."""
     from monai.networks.nets import resnet
 
-    build = getattr(resnet, encoder)
-    trunk = build(pretrained=False, conv1_t_stride=2, **_plain(channels))
-    return trunk, 2048 if encoder == "resnet50" else 512
+    whole = getattr(resnet, encoder)(pretrained=False, conv1_t_stride=2, **_plain(channels))
+    parts = _parts(whole, "conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
+    # Its own forward fails where there is no slice, as one process of several may find in a step.
+    return nn.Sequential(parts | {"flatten": nn.Flatten()}), 2048 if encoder == "resnet50" else 512
 
 
 def narrow_trunk(channels: int) -> tuple[nn.Module, int]:
@@ -85,8 +86,11 @@ def narrow_trunk(channels: int) -> tuple[nn.Module, int]:
 
     whole = resnet.ResNet("basic", [1, 1, 1, 1], [32, 64, 64, 64], conv1_t_size=5, conv1_t_stride=2,
                           no_max_pool=True, **_plain(channels))  # fmt: skip
-    kept = ("conv1", "bn1", "act", "layer1", "layer2")
-    return nn.Sequential(OrderedDict((name, getattr(whole, name)) for name in kept)), 64
+    return nn.Sequential(_parts(whole, "conv1", "bn1", "act", "layer1", "layer2")), 64
+
+
+def _parts(whole: nn.Module, *names: str) -> OrderedDict[str, nn.Module]:
+    return OrderedDict((name, getattr(whole, name)) for name in names)
 
 
 def _plain(channels: int) -> dict[str, Any]:

@@ -21,6 +21,18 @@ def test_the_trunk_is_torchvisions_to_the_parameter(encoder: str, in_all: int, f
     assert sum(p.numel() for p in trunk.parameters()) == in_all - 1000 * (features + 1)
 
 
+def test_the_trunk_is_monais_and_takes_no_slices_too() -> None:
+    from monai.networks.nets import resnet18
+
+    trunk, _ = resnet_trunk("resnet18", 3)
+    whole = resnet18(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, feed_forward=False,
+                     bias_downsample=False, shortcut_type="B", pretrained=False)  # fmt: skip
+    whole.load_state_dict(trunk.state_dict())
+    slices = torch.randn(2, 3, 40, 48)
+    torch.testing.assert_close(trunk(slices), whole(slices), rtol=0, atol=0)
+    assert trunk.eval()(slices[:0]).shape == (0, 512)
+
+
 def test_the_head_is_the_seeds() -> None:
     encoder = SliceEncoder("resnet34", 3)
     layers = [type(layer).__name__ for layer in (*encoder.embed, *encoder.squeeze, encoder.logit)]
