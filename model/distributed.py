@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -75,10 +75,8 @@ def leave(ranks: Ranks) -> None:
 
 def summed(value: Tensor, ranks: Ranks) -> Tensor:
     """The sum over all ranks; no gradient passes."""
-    value = value.detach().clone()
-    if ranks.world > 1:
-        dist.all_reduce(value)
-    return value
+    value = value.detach()
+    return _total(value) if ranks.world > 1 else value
 
 
 def told(value: T, ranks: Ranks) -> T:
@@ -102,7 +100,7 @@ def spread(module: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     if ranks.world == 1:
         return module
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        module, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
     )
 
 
@@ -152,11 +150,11 @@ class JointBatchNorm(nn.Module):
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor]:
         axes = [0, *range(2, values.dim())]
         count = values.new_full((1,), values.numel() / values.shape[1])
-        sums = _added(torch.cat([values.sum(axes), count]))
+        sums = _Added.apply(torch.cat([values.sum(axes), count]))  # type: ignore[no-untyped-call]
         mean, total = sums[:-1] / sums[-1], sums[-1]
         # A second pass about the mean: the difference of large squares would lose what batch norm needs.
         centred = values - mean.view((1, -1) + (1,) * (values.dim() - 2))
-        variance = _added(centred.square().sum(axes)) / total
+        variance = _Added.apply(centred.square().sum(axes)) / total  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total / (total - 1), self.momentum)
@@ -164,9 +162,19 @@ class JointBatchNorm(nn.Module):
         return mean, variance
 
 
-def _added(values: Tensor) -> Tensor:
-    """The sum over all ranks; gradients pass."""
-    from torch.distributed.nn.functional import all_reduce
+class _Added(torch.autograd.Function):
+    """The sum over all ranks; gradients pass: each rank's values are in the sums of all."""
 
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
-    return total
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return _total(values)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _total(gradient)
+
+
+def _total(values: Tensor) -> Tensor:
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
