@@ -196,7 +196,12 @@ class SequenceHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, slices: Tensor, located: Tensor) -> Tensor:
-        """What `CnnLstm.encode` returns, and ``located``, to logits (study, level + 1)."""
+        """What `CnnLstm.encode` returns, and ``located``, to logits (study, level + 1), always in float32:
+        autocast would halve what a recurrence adds up, and spare next to nothing."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self._columns(features, slices, located)
+
+    def _columns(self, features: Tensor, slices: Tensor, located: Tensor) -> Tensor:
         vertebrae = self._vertebrae(features, slices, located)
         level_of = located.nonzero()[:, 1]
         dropped = self.drop(vertebrae)

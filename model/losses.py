@@ -55,7 +55,7 @@ def place_term(places: Tensor, labels: Tensor, marks: Tensor) -> Term:
     outside = places.masked_fill(within, nothing).amax(dim=(1, 2))
     missed = softplus(-inside).masked_fill(~boxed, 0.0)
     wrong = softplus(outside).masked_fill(~counted, 0.0)
-    return Term((missed + wrong).sum(), counted.sum().to(places.dtype))
+    return Term((missed + wrong).sum(), counted.sum().float())
 
 
 def slice_term(logits: Tensor, labels: Tensor, factor: float = 1.0) -> Term:
@@ -65,4 +65,4 @@ def slice_term(logits: Tensor, labels: Tensor, factor: float = 1.0) -> Term:
     """
     known = labels >= 0
     losses = binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
-    return Term((losses * known).sum(), known.sum().to(logits.dtype), factor)
+    return Term((losses * known).sum(), known.sum().float(), factor)

@@ -52,6 +52,19 @@ def test_at_first_nearly_every_slice_passes_the_last_relu() -> None:
     assert logits.mean().item() == pytest.approx(-2.0, abs=0.1)
 
 
+def test_under_autocast_the_sequence_is_read_in_float32() -> None:
+    network = CnnLstm(SMALL, 2, 7).eval()
+    located = torch.ones(3, 7, dtype=torch.bool)
+    with torch.no_grad():
+        for parameter in network.sequence.parameters():  # its heads start at zero
+            parameter.normal_(0, 0.1)
+        with torch.autocast("cpu", torch.bfloat16):
+            said = network(views(), located)
+            encoded = network.encode(views(), located)
+        torch.testing.assert_close(said.columns, network.sequence(*encoded, located), rtol=0, atol=0)
+    assert said.columns.dtype == torch.float32
+
+
 def test_evidence_is_found_wherever_it_is_and_not_outvoted() -> None:
     torch.manual_seed(0)
     encoder = EvidenceEncoder(1).eval()
