@@ -348,6 +348,19 @@ def test_threads_end(tiny_store: Store) -> None:
     assert not readers()
 
 
+@pytest.mark.parametrize(
+    ("cores", "ranks", "threads"), [(1, 1, 2), (2, 1, 2), (6, 1, 6), (16, 4, 4), (64, 2, 8)]
+)
+def test_as_many_readers_as_there_are_cores(
+    tiny_store: Store, monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    with Batches(tiny_store, range(12), batch_size=6, prefetch=3) as batches:
+        list(batches)  # a pool starts a thread for each job until it has all of them
+        assert len(readers()) == threads
+
+
 def test_a_device_that_is_not_there(tiny_store: Store) -> None:
     with pytest.raises(DeviceUnavailable, match="cuda:99"):
         Batches(tiny_store, range(12), batch_size=2, device="cuda:99")
