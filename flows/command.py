@@ -77,6 +77,9 @@ def run(work: Callable[[], Summary], as_json: bool) -> int:
         if as_json:
             print(json.dumps({"error": error.as_dict()}))
         return 1
+    except ModuleNotFoundError as error:
+        say(f"error: {error.name} is not installed: pip install 'spine-etl[build,model]'.")
+        return 1
     except KeyboardInterrupt:
         say(INTERRUPTED)
         return 130
