@@ -121,9 +121,12 @@ def draw_study(
     The axial tile is the most suspicious slice, the sagittal one runs through the middle of the vertebra.
     Outlines: green the vertebra's mask, red the boxes that were marked. A level that is not located is None.
     """
-    figure = Figure((2.1 * len(names), 6.6), layout="constrained")
+    first = next((level for level in levels if level), None)
+    z, y, x = first.image.shape if first else (3, 5, 6)
+    heights = [z / y, y / x, 0.8]  # of the tiles' width, so that none leaves a gap
+    figure = Figure((2.1 * len(names), 2.0 * sum(heights) + 1.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    grid = figure.subplots(3, len(names), squeeze=False)
+    grid = figure.subplots(3, len(names), squeeze=False, height_ratios=heights)
     for column, (name, level) in enumerate(zip(names, levels, strict=True)):
         for axes in grid[:2, column]:
             axes.set_axis_off()
@@ -134,7 +137,7 @@ def draw_study(
         grid[0, column].set_title(f"{name}: {level.probability:.2f}\ntrue: {_TRUTH[level.truth]}", fontsize=8)
         _sagittal(grid[0, column], level)
         _axial(grid[1, column], level)
-        _curve(grid[2, column], level, spacing_mm, first=column == 0)
+        _curve(grid[2, column], level, spacing_mm, first=level is first)
     return figure
 
 
@@ -174,6 +177,6 @@ def _curve(axes: Axes, level: LevelView, spacing_mm: float, *, first: bool) -> N
         axes.axvspan((box[0] - 0.5) * spacing_mm, (box[3] + 0.5) * spacing_mm, color="red", alpha=0.08)
     axes.set(ylim=(0, 1))
     axes.set_xlabel("mm up", fontsize=7)
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=6, labelleft=first)
     if first:
         axes.set_ylabel("probability of the slice", fontsize=7)
