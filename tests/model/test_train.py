@@ -286,6 +286,14 @@ def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path:
     assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
 
 
+def test_a_validation_loss_that_is_no_number_ends_it(tiny_store: Store, tmp_path: Path) -> None:
+    """One step an epoch: its own loss is that of the weights before it."""
+    text = SEEDS.replace("batch_size = 12", "batch_size = 1000").replace("rate = 0.01", "rate = 1e30")
+    with pytest.raises(LossNotFinite, match="validation loss of epoch 1 is nan"):
+        fit(TrainOptions(where(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu"))
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
 def test_a_lost_object_names_the_study(
     tmp_path: Path, build_store: Callable[..., Store], joint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
