@@ -334,7 +334,7 @@ class Batches:
 
 
 def _readers() -> int:
-    """A core decodes some 24 studies of 0.5 mm a second: a fast GPU needs several, and never all of them."""
+    """A core decodes some 25 studies of 0.5 mm a second: a fast GPU needs several, and never all of them."""
     share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(max(share, 2), 8)
 
