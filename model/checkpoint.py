@@ -12,10 +12,9 @@ Weights are read with safetensors or torch's ``weights_only=True``: neither runs
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,10 @@ from model.recipes import ViewSettings
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.store import Store
 
+STATE = {"identity", "stage", "network", "optimizer", "plateau", "source", "progress", "random"}
+"""What a state to resume from holds: `model.stage.StageRun.state`, and whose it is."""
 WEIGHTS, MODEL, LAST, PREVIOUS = "best.safetensors", "model.json", "last.pt", "last.previous.pt"
+_BEFORE = f"Copy {PREVIOUS} over {LAST}, then resume."
 _NEW_RUN = "Name another --out, or resume with the store and the options that this run began with."
 
 
@@ -141,28 +143,32 @@ def load_last(run: Path) -> dict[str, Any]:
     path = run / LAST
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state["identity"]["version"]
     except OSError as error:
         reason = f"{LAST} of {run.name} cannot be read: {error.strerror}."
         raise CheckpointInvalid(reason, action="Train without --resume.") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointInvalid(
-            f"{path.name} is damaged.", action=f"Copy {PREVIOUS} over {LAST}, then resume."
-        ) from error
+        raise CheckpointInvalid(f"{LAST} is damaged.", action=_BEFORE) from error
+    if not isinstance(state, dict) or STATE - state.keys():
+        raise CheckpointInvalid(f"{LAST} is of another release.", action="Train into another --out.")
     return state
 
 
 def check_identity(run: Path, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raise CheckpointInvalid if the state is of another store, version or recipe than ``identity``."""
-    found = state["identity"]
-    for name, value in identity.items():
-        if found.get(name) != value:
-            reason = f"{run.name} began with {name} {_short(found.get(name))}, not {_short(value)}."
-            raise CheckpointInvalid(reason, action=_NEW_RUN)
+    for name, began, now in _differences(state["identity"], identity):
+        raise CheckpointInvalid(f"{run.name} began with {name} {began}, not {now}.", action=_NEW_RUN)
 
 
-def _short(value: object) -> str:
-    return value if isinstance(value, str) and len(value) < 80 else json.dumps(value)[:80]
+def _differences(found: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, object, object]]:
+    """Name, value found and value wanted of all that is not alike in two trees of plain values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in wanted:
+            yield from _differences(found.get(key), wanted[key], f"{name}.{key}" if name else key)
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for index, pair in enumerate(zip(found, wanted, strict=True)):
+            yield from _differences(*pair, f"{name}[{index}]")
+    elif found != wanted:
+        yield name, found, wanted
 
 
 def load_trunk_weights(path: Path, trunk: nn.Module) -> None:

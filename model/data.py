@@ -366,12 +366,14 @@ class _Slot:
     share: _Share
 
     def __init__(self, fields: Mapping[str, torch.Tensor], batch_size: int, lane: Lane) -> None:
-        host = {
-            name: torch.empty((batch_size, *field.shape), dtype=field.dtype, pin_memory=lane.pinned)
-            for name, field in fields.items()
-        }
+        # The caller's inference mode is the caller's alone: the threads that copy into these could not.
+        with torch.inference_mode(False):
+            host = {
+                name: torch.empty((batch_size, *field.shape), dtype=field.dtype, pin_memory=lane.pinned)
+                for name, field in fields.items()
+            }
+            self.passage = lane.passage(host)
         self.arrays = {name: buffer.numpy() for name, buffer in host.items()}
-        self.passage = lane.passage(host)
         self.jobs: list[Future[None]] = []
         self._left = 0
         self._lock = threading.Lock()

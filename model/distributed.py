@@ -6,6 +6,8 @@ Without torchrun every function here is what it is for one process.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from spine_etl.errors import DeviceUnavailable
+from spine_etl.errors import DeviceMemoryFull, DeviceUnavailable
 
 T = TypeVar("T")
 
@@ -56,9 +58,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+@contextmanager
+def within_memory(device: torch.device) -> Iterator[None]:
+    """Within, a device whose memory is full raises DeviceMemoryFull."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryFull(f"the memory of {device} is full.") from error
+
+
 def join(device: torch.device) -> Ranks:
     """Join the processes that torchrun started (NCCL between GPUs, gloo between CPUs)."""
-    if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -108,15 +119,29 @@ def with_joint_batch_norm(module: nn.Module, device: torch.device, ranks: Ranks)
     """The module with batch norms over all ranks. torch's own need a GPU; `JointBatchNorm` is the CPU's."""
     if ranks.world == 1:
         return module
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-        return converted
+    like = GpuBatchNorm.like if device.type == "cuda" else JointBatchNorm.like
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.register_module(name, JointBatchNorm.like(child))
+            module.register_module(name, like(child))
         else:
             with_joint_batch_norm(child, device, ranks)
     return module
+
+
+class GpuBatchNorm(nn.SyncBatchNorm):
+    """torch's own, safe where a rank has no sample under autocast.
+
+    Ranks exchange float32 moments, but an empty input's are of its own type, which would be bfloat16.
+    """
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> GpuBatchNorm:
+        joint = cls(norm.num_features, norm.eps, norm.momentum or 0.1).to(norm.weight.device)
+        joint.load_state_dict(norm.state_dict())
+        return joint
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values if len(values) else values.float())
 
 
 class JointBatchNorm(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +30,16 @@ from model.checkpoint import (
 )
 from model.cnn_lstm import CnnLstm
 from model.data import Batches
-from model.distributed import Ranks, alike, choose_device, join, leave, told, with_joint_batch_norm
+from model.distributed import (
+    Ranks,
+    alike,
+    choose_device,
+    join,
+    leave,
+    told,
+    with_joint_batch_norm,
+    within_memory,
+)
 from model.encoded import EncodedBatch, EncodedBatches, encode_studies
 from model.inputs import inputs_of
 from model.losses import column_term, slice_term
@@ -55,7 +65,7 @@ def fit(options: TrainOptions) -> Model:
 
     Raises
     ------
-    RecipeInvalid, FoldInvalid, DeviceUnavailable
+    RecipeInvalid, FoldInvalid, DeviceUnavailable, DeviceMemoryFull
         If the options cannot be followed.
     CheckpointInvalid
         If ``out`` holds a run already and ``resume`` is off, or one that cannot be gone on with.
@@ -67,15 +77,16 @@ def fit(options: TrainOptions) -> Model:
     device = choose_device(options.device)
     ranks = join(device)
     try:
-        return _Training(options, device, ranks).go()
+        with within_memory(device):
+            return _Training(options, device, ranks).go()
     finally:
         leave(ranks)
 
 
 def resolved_recipe(options: TrainOptions) -> TrainingRecipe:
     """The recipe with what the options change in it."""
-    if not options.epochs_scale > 0:
-        raise RecipeInvalid(f"--epochs-scale must be above 0, not {options.epochs_scale}.")
+    if not 0 < options.epochs_scale < math.inf:
+        raise RecipeInvalid(f"--epochs-scale must be a number above 0, not {options.epochs_scale}.")
     recipe = load_recipe(options.recipe)
     try:
         recipe = recipe.with_stages(epochs=options.epochs, batch_size=options.batch_size)
@@ -143,7 +154,7 @@ class _Training:
             "version": self.store.version,
             "root_digest": self.store.root_digest,
             "fold": self.options.fold,
-            "recipe": json.dumps(self.recipe.model_dump(mode="json"), sort_keys=True),
+            "recipe": self.recipe.model_dump(mode="json"),
             "world": self.ranks.world,
         }
 
@@ -151,8 +162,7 @@ class _Training:
         state = self.resumed
         self._prepare()
         since = (state["stage"], state["source"]["epoch"]) if state else (0, 0)
-        step = state["progress"]["step"] if state else 0
-        with RunLog(self.run, speaks=self.ranks.first, since=since, step=step) as log:
+        with RunLog(self.run, speaks=self.ranks.first, since=since) as log:
             parts = self.parts
             log.say(
                 f"{self.recipe.name}: {len(parts.learning)} studies to learn from, {len(parts.validation)} to"
@@ -169,13 +179,13 @@ class _Training:
         if self.resumed:
             check_identity(self.run, self.resumed, self.identity())
         elif self.ranks.first:
-            if (self.run / LAST).exists():
+            if any((self.run / name).exists() for name in (LAST, MODEL)):
                 raise CheckpointInvalid(
                     f"{self.run.name} already holds a run.", action="Add --resume, or name another --out."
                 )
             options = {name: str(value) if isinstance(value, Path) else value
                        for name, value in asdict(self.options).items()}  # fmt: skip
-            config = {**self.identity(), "options": options, "recipe": self.recipe.model_dump(mode="json")}
+            config = {**self.identity(), "options": options}
             write_atomically(self.run / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
     def _stage(self, index: int, stage: Stage, state: dict[str, Any] | None, log: RunLog) -> None:
@@ -196,7 +206,9 @@ class _Training:
             if state:
                 at_work.load_state(state)
             elif self.ranks.first:
-                # Before this stage replaces the weights that it begins with.
+                # Before this stage replaces the weights that it begins with; and twice, so that the state
+                # before the last is of this stage too.
+                self._save(at_work.state())
                 self._save(at_work.state())
             at_work.go()
         finally:

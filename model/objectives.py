@@ -105,8 +105,9 @@ class Slices:
         return order[kept]
 
     def _steps(self, slices: int, device: torch.device) -> int:
-        """As many steps as the rank with the most slices needs: all ranks take the same number."""
-        steps = torch.tensor(max(1, -(-slices // self.most)), device=device)
+        """As many steps as the rank with the most slices needs: all ranks take the same number. That one has
+        two slices in each: a batch norm takes no fewer."""
+        steps = torch.tensor(max(1, min(-(-slices // self.most), slices // 2)), device=device)
         if self.ranks.world > 1:
             dist.all_reduce(steps, dist.ReduceOp.MAX)
         return int(steps)

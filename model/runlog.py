@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,11 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """The log of one run; a rank other than the first has one that keeps silent.
 
-    Resuming at an epoch of a stage drops the lines from there on: they are written anew.
+    Resuming at an epoch of a stage drops the lines from there on: they are written anew. TensorBoard's files
+    can only be added to, so they are made anew from the lines that stay.
     """
 
-    def __init__(self, run: Path, *, speaks: bool, since: tuple[int, int], step: int) -> None:
+    def __init__(self, run: Path, *, speaks: bool, since: tuple[int, int]) -> None:
         self.speaks = speaks
         if not speaks:
             return
@@ -31,7 +33,11 @@ class RunLog:
         write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
         self._boards = run / "tensorboard"
         with writing(self._boards):
-            self._board: Any = SummaryWriter(str(self._boards), purge_step=step)
+            if self._boards.exists():
+                shutil.rmtree(self._boards)
+            self._board: Any = SummaryWriter(str(self._boards))
+        for line in kept:
+            self._draw(json.loads(line))
         self._live = sys.stderr.isatty()
 
     def step(self, text: str) -> None:
@@ -46,6 +52,9 @@ class RunLog:
         self.step("")
         with writing(self._path), self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
+        self._draw(values)
+
+    def _draw(self, values: dict[str, Any]) -> None:
         with writing(self._boards):
             for name, value in values.items():
                 if isinstance(value, float):

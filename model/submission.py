@@ -27,12 +27,16 @@ from model.validation import column_logits, labels_of
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
 
+_LEAST = 0.01
+"""A level that was never fractured in the training folds may still be in what cannot be seen."""
+
 
 def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     """Write the table; with ``evaluate``, also tell and return the score.
 
     A level that is not located, a study without any, and a study that the build refused get the weighted
-    prevalence of the training folds, the best constant there is; standard error says how many.
+    prevalence of the training folds, the best constant there is, though never less than 1 % nor more than
+    99 %; standard error says how many.
 
     Raises
     ------
@@ -52,14 +56,19 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     table = np.mean(
         [predicted(network.to(device), model, store, studies, device) for network, model in models], axis=0
     )
+    constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
+    constant = constant.clip(_LEAST, 1 - _LEAST)
+    unseen = np.isnan(table)
+    table = np.where(unseen, constant, table)
+    blind = unseen.all(axis=1)
     uids = [store.study_uids[study] for study in studies.tolist()]
     if options.fold is None:
         refused = [entry["uid"] for entry in store.refused]
-        constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
         table = np.concatenate([table, np.tile(constant, (len(refused), 1))])
         uids += refused
-        _warn(len(refused), "refused by the build")
-    _warn(int((~store.located()[studies].any(axis=1)).sum()), "without a located vertebra")
+        _warn(len(refused), "studies refused by the build")
+    _warn(int(blind.sum()), "studies without a located vertebra")
+    _warn(int(unseen[~blind].sum()), "levels that are not located")
     _write_table(options.out, uids, [*store.levels, "patient_overall"], table)
     if not options.evaluate:
         return None
@@ -75,13 +84,13 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
 def predicted(
     network: CnnLstm, model: Model, store: Store, studies: Indices, device: torch.device
 ) -> FloatArray:
-    """(studies, levels + 1) probabilities of one run; its weighted prevalence where nothing is located."""
-    table = np.tile(np.asarray(model.weighted_prevalence), (len(studies), 1))
+    """(studies, levels + 1) probabilities of one run; NaN where nothing is located."""
+    table = np.full((len(studies), len(store.levels) + 1), np.nan)
     seen = store.located()[studies].any(axis=1)
     if seen.any():
         logits = column_logits(network, model.view, store, studies[seen], device)
         said = probabilities(np.nan_to_num(logits), model.temperature)
-        table[seen] = np.where(np.isnan(logits), table[seen], said)
+        table[seen] = np.where(np.isnan(logits), np.nan, said)
     return table
 
 
@@ -145,12 +154,9 @@ def _check_held_out(options: PredictOptions, models: Sequence[Model]) -> None:
             )
 
 
-def _warn(studies: int, what: str) -> None:
-    if studies:
-        print(
-            f"warning: {studies} studies {what} get the weighted prevalence of the training folds.",
-            file=sys.stderr,
-        )
+def _warn(number: int, what: str) -> None:
+    if number:
+        print(f"warning: {number} {what} get the weighted prevalence of the training folds.", file=sys.stderr)
 
 
 def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table: FloatArray) -> None:

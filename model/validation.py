@@ -9,6 +9,7 @@ import torch
 
 from model.cnn_lstm import CnnLstm, Logits
 from model.data import Batch, Batches
+from model.distributed import within_memory
 from model.inputs import Inputs, inputs_of
 from model.metrics import FloatArray
 from model.recipes import ViewSettings
@@ -58,7 +59,8 @@ def seen(
     """Each batch of the studies in their order, as the network sees it, with its logits. Sets eval mode."""
     network.eval()
     own = own_labels(store.recipe, device)
-    with Batches(store, studies, batch_size=_TOGETHER, device=device, shuffle=False) as batches:
+    loader = Batches(store, studies, batch_size=_TOGETHER, device=device, shuffle=False)
+    with within_memory(device), loader as batches:
         for batch in batches:
             inputs = inputs_of(batch, own, view)
             yield batch, inputs, network(inputs.views, inputs.located)

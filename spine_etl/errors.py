@@ -45,6 +45,7 @@
         |-- LossNotFinite           LOSS_NOT_FINITE            (ArithmeticError)
         |-- CheckpointInvalid       CHECKPOINT_INVALID         (ValueError)
         |-- DeviceUnavailable       DEVICE_UNAVAILABLE         (RuntimeError)
+        |-- DeviceMemoryFull        DEVICE_MEMORY_FULL         (MemoryError)
         `-- OutputUnwritable        OUTPUT_UNWRITABLE          (OSError)
 
 Each carries ``code`` (stable, for machines), ``reason`` (one sentence), ``action`` (what to do about it)
@@ -298,7 +299,7 @@ class FoldInvalid(TrainingError, ValueError):
 
 class LossNotFinite(TrainingError, ArithmeticError):
     code = "LOSS_NOT_FINITE"
-    default_action = "Lower the learning rate, then go on from the last checkpoint with --resume."
+    default_action = "Lower the learning rate in a recipe of your own, and train it into another --out."
 
 
 class CheckpointInvalid(TrainingError, ValueError):
@@ -309,6 +310,11 @@ class CheckpointInvalid(TrainingError, ValueError):
 class DeviceUnavailable(TrainingError, RuntimeError):
     code = "DEVICE_UNAVAILABLE"
     default_action = "Name --device cpu, or auto."
+
+
+class DeviceMemoryFull(TrainingError, MemoryError):
+    code = "DEVICE_MEMORY_FULL"
+    default_action = "Lower a training's --batch-size, end what else is on the device, or name --device cpu."
 
 
 class OutputUnwritable(TrainingError, OSError):

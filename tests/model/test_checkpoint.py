@@ -13,6 +13,7 @@ from model.checkpoint import (
     LAST,
     MODEL,
     PREVIOUS,
+    STATE,
     WEIGHTS,
     Model,
     check_identity,
@@ -30,6 +31,11 @@ from spine_etl.store import Store
 
 SMALL = NetworkSettings(encoder="narrow", hidden=4)
 IDENTITY = {"version": 1, "root_digest": "ab"}
+
+
+def state(**more: object) -> dict[str, object]:
+    """A state with all that one holds."""
+    return {**dict.fromkeys(STATE), "identity": IDENTITY, **more}
 
 
 def network(seed: int = 0, hidden: int = 4) -> CnnLstm:
@@ -67,26 +73,28 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 
 def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
     for step in range(3):
-        save_last(tmp_path, {"identity": IDENTITY, "step": step})
+        save_last(tmp_path, state(step=step))
     assert load_last(tmp_path)["step"] == 2
     (tmp_path / PREVIOUS).replace(tmp_path / LAST)
     assert load_last(tmp_path)["step"] == 1
 
 
 def test_another_store_is_refused(tmp_path: Path) -> None:
-    state = {"identity": IDENTITY}
-    check_identity(tmp_path, state, IDENTITY)
+    check_identity(tmp_path, state(), IDENTITY)
     with pytest.raises(CheckpointInvalid, match="root_digest ab, not cd"):
-        check_identity(tmp_path, state, IDENTITY | {"root_digest": "cd"})
+        check_identity(tmp_path, state(), IDENTITY | {"root_digest": "cd"})
 
 
 def test_a_damaged_state_names_the_one_before(tmp_path: Path) -> None:
     with pytest.raises(CheckpointInvalid, match="without --resume"):
         load_last(tmp_path)
-    save_last(tmp_path, {"identity": IDENTITY, "weights": torch.zeros(100)})
+    save_last(tmp_path, state(weights=torch.zeros(100)))
     path = tmp_path / LAST
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CheckpointInvalid, match=PREVIOUS):
+        load_last(tmp_path)
+    save_last(tmp_path, {"identity": IDENTITY})
+    with pytest.raises(CheckpointInvalid, match="another release"):
         load_last(tmp_path)
 
 

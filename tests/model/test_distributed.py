@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.distributed import within_memory
+from spine_etl.errors import DeviceMemoryFull
+
 ROOT = Path(__file__).parents[2]
 APART = """
 import sys, pathlib, torch
@@ -27,6 +30,11 @@ state = {"before": before, "after": network.state_dict(), "told": words, "summed
 torch.save(state, pathlib.Path(sys.argv[1]) / f"{ranks.rank}.pt")
 leave(ranks)
 """
+
+
+def test_a_full_device_is_named() -> None:
+    with pytest.raises(DeviceMemoryFull, match="cuda:1"), within_memory(torch.device("cuda:1")):
+        raise torch.OutOfMemoryError("tried to allocate")
 
 
 @pytest.mark.integration

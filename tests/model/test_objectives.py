@@ -68,6 +68,18 @@ def test_the_order_is_the_seeds() -> None:
     assert order(1) == order(1) != order(2)
 
 
+@pytest.mark.parametrize("slices", [2, 3, 5, 16])
+def test_no_step_has_a_single_slice(slices: int) -> None:
+    """A batch norm would have no variance to divide by."""
+    few = many()
+    labels = torch.full_like(few.slices, -1.0)
+    labels[0, 0, :slices] = 0
+    objective = Slices(network(), STAGE.model_copy(update={"batch_size": 1}), Ranks())
+    feeds = [len(feed.labels) for feed in objective.feeds(Inputs(**{**vars(few), "slices": labels}), 1)]
+    assert sum(feeds) == slices
+    assert set(feeds) <= {2, 3}
+
+
 def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
     objective = Slices(network(), STAGE.model_copy(update={"negatives": 1.0, "batch_size": 2}), Ranks())
 

@@ -31,6 +31,8 @@ from spine_etl.store.record import BoxRecord, LevelRecord
 
 VIEW = ViewSettings(positions=3, neighbours=1)
 CPU = torch.device("cpu")
+LOCATED = LevelRecord(status="located", origin_mm=(0.0, 0.0, 0.0), coverage=1.0, volume_mm3=1.0)
+ABSENT = LevelRecord(status="absent")
 
 
 def run_of(folder: Path, store: Store, *, seed: int = 0, fold: int = 0, temperature: float = 1.0) -> Path:
@@ -113,11 +115,9 @@ def test_a_fold_is_scored(tiny_store: Store, tmp_path: Path, capsys: pytest.Capt
 def test_what_has_no_crop_gets_the_weighted_prevalence(
     tmp_path: Path, build_store: Callable[..., Store], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    located = LevelRecord(status="located", origin_mm=(0.0, 0.0, 0.0), coverage=1.0, volume_mm3=1.0)
-    absent = LevelRecord(status="absent")
     fields: dict[int, dict[str, Any]] = {
-        2: {"levels": {"C1": absent, "C2": absent}},
-        3: {"levels": {"C1": absent, "C2": located}},
+        2: {"levels": {"C1": ABSENT, "C2": ABSENT}},
+        3: {"levels": {"C1": ABSENT, "C2": LOCATED}},
     }
     store = build_store(tmp_path / "store", 5, fields)
     run = run_of(tmp_path / "run", store)
@@ -127,7 +127,22 @@ def test_what_has_no_crop_gets_the_weighted_prevalence(
     assert found[9] == 0.15
     assert found[10] != 0.25
     assert found[11] != 0.45
-    assert "1 studies without a located vertebra" in capsys.readouterr().err
+    warned = capsys.readouterr().err
+    assert "1 studies without a located vertebra" in warned
+    assert "1 levels that are not located" in warned
+
+
+def test_what_cannot_be_seen_is_never_certain(
+    tmp_path: Path, build_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it where there is a crop, but none of the level's voxels in it."""
+    store = build_store(tmp_path / "store", 5, {2: {"levels": {"C1": LOCATED, "C2": ABSENT}}})
+    run = run_of(tmp_path / "run", store)
+    sure = (run / MODEL).read_text().replace("0.15,0.25,0.45", "0.0,0.0,1.0")
+    assert "0.0,0.0,1.0" in sure
+    (run / MODEL).write_text(sure)
+    predict_store(PredictOptions(str(store.location), (run,), tmp_path / "table.csv", device="cpu"))
+    assert list(table(tmp_path / "table.csv").values())[7] == 0.01
 
 
 def test_a_run_that_saw_the_fold_is_not_scored(tiny_store: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None
         load_recipe(str(tmp_path / "absent.toml"))
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"epochs_scale": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"batch_size": 0}, {"epochs_scale": 0.0}, {"epochs_scale": math.inf}]
+)
 def test_senseless_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(RecipeInvalid):
         resolved_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model import stage as stage_module
-from model.checkpoint import load_model
+from model.checkpoint import LAST, PREVIOUS, load_model
 from model.fit import fit
 from model.options import TrainOptions
 from model.precise_bn import measure_batch_norms
@@ -198,6 +199,50 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
 
 
+def test_from_the_state_before_the_last_it_ends_the_same_too(
+    tiny_store: Store, tmp_path: Path, seeds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a damaged last.pt says to do, where its stage has already replaced the weights it began with."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1000)
+    fit(options)
+    steps = lines(whole)[1]["step"]  # all of the first stage's
+    stop_after(steps + 3, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    monkeypatch.undo()
+    assert [line["stage"] for line in lines(stopped)] == [0, 0, 1]
+    (stopped / PREVIOUS).replace(stopped / LAST)
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    assert same_weights(whole, stopped)
+    assert lines(whole) == lines(stopped)
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, less the clock's."""
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    return {
+        name: [(event.step, event.value) for event in board.Scalars(name)]
+        for name in board.Tags()["scalars"]
+        if not name.endswith(("seconds", "wait_share"))
+    }
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 9])
+def test_tensorboard_shows_what_an_undisturbed_run_shows(
+    tiny_store: Store, tmp_path: Path, seeds: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1)
+    fit(options)
+    assert [step for step, _ in curves(whole)["stage0/train_loss"]] == [
+        line["step"] for line in lines(whole) if line["stage"] == 0
+    ]
+    stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    monkeypatch.undo()
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    assert curves(stopped) == curves(whole)
+
+
 def test_slow_steps_are_kept_by_the_clock(
     tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,13 +375,16 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(
     fit(options)
     with pytest.raises(CheckpointInvalid, match="already"):
         fit(options)
-    with pytest.raises(CheckpointInvalid, match="recipe"):
+    with pytest.raises(CheckpointInvalid, match=r"recipe\.stages\[0\]\.epochs 1, not 2"):
         fit(TrainOptions(**{**vars(options), "resume": True, "epochs": 2}))
     with pytest.raises(CheckpointInvalid, match="fold"):
         fit(TrainOptions(**{**vars(options), "resume": True, "fold": 1}))
     other = build_store(tmp_path / "other", 15)
     with pytest.raises(CheckpointInvalid, match="root_digest"):
         fit(TrainOptions(**{**vars(options), "resume": True, "store": where(other)}))
+    (options.out / LAST).unlink()  # to save space
+    with pytest.raises(CheckpointInvalid, match="already"):
+        fit(options)
 
 
 def test_a_run_goes_on_with_the_version_it_began_with(
