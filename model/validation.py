@@ -59,8 +59,10 @@ def seen(
     """Each batch of the studies in their order, as the network sees it, with its logits. Sets eval mode."""
     network.eval()
     own = own_labels(store.recipe, device)
-    loader = Batches(store, studies, batch_size=_TOGETHER, device=device, shuffle=False)
-    with within_memory(device), loader as batches:
+    with (
+        within_memory(device),
+        Batches(store, studies, batch_size=_TOGETHER, device=device, shuffle=False) as batches,
+    ):
         for batch in batches:
             inputs = inputs_of(batch, own, view)
             yield batch, inputs, network(inputs.views, inputs.located)
