@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from model.lane import CpuLane, _CpuPassage
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord, Record
@@ -73,3 +75,21 @@ def build_store() -> Callable[..., Store]:
 def tiny_store(tmp_path_factory: pytest.TempPathFactory, build_store: Callable[..., Store]) -> Store:
     """Twelve studies, six of them fractured, two levels, crops of (6, 8, 10), three folds. Read only."""
     return build_store(tmp_path_factory.mktemp("tiny") / "store", 12)
+
+
+class OtherMemory(CpuLane):
+    """A lane to buffers of its own, which the reading threads copy into, as they do on a GPU."""
+
+    def passage(self, host: Any) -> Any:
+        class Passage(_CpuPassage):
+            def send(self, samples: int) -> None:
+                for name, buffer in host.items():
+                    self.device[name][:samples].copy_(buffer[:samples])
+
+        return Passage({name: torch.empty_like(buffer) for name, buffer in host.items()})
+
+
+@pytest.fixture
+def other_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """other_memory(): from now on batches lie in another memory than what is read."""
+    return lambda: monkeypatch.setattr("model.data.lane", lambda device: OtherMemory())

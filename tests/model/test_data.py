@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from model.data import Batch, Batches, Order, StudyDataset, Targets, split, with_crops
-from model.lane import Clock, _CpuPassage
 from model.targets import NO_BOX
 from spine_etl.errors import CheckpointInvalid, ChunkCorrupt, ChunkMissing, DeviceUnavailable, FoldInvalid
 from spine_etl.store import Store
@@ -349,34 +348,12 @@ def test_threads_end(tiny_store: Store) -> None:
     assert not readers()
 
 
-class OtherMemory:
-    """A lane to buffers of its own, which the reading threads copy into, as they do on a GPU."""
-
-    pinned = False
-
-    def __init__(self, device: torch.device) -> None: ...
-
-    def clock(self) -> Clock:
-        return Clock()
-
-    def passage(self, host: Any) -> Any:
-        class Passage(_CpuPassage):
-            def __init__(self) -> None:
-                self.device = {name: torch.empty_like(buffer) for name, buffer in host.items()}
-
-            def send(self, samples: int) -> None:
-                for name, buffer in host.items():
-                    self.device[name][:samples].copy_(buffer[:samples])
-
-        return Passage()
-
-
 def test_the_consumers_inference_mode_is_not_the_readers(
-    tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny_store: Store, other_memory: Callable[[], None]
 ) -> None:
     with Batches(tiny_store, range(12), batch_size=5, seed=1) as batches:
         expected = [kept(batch) for batch in batches]
-    monkeypatch.setattr("model.data.lane", OtherMemory)
+    other_memory()
     with torch.inference_mode(), Batches(tiny_store, range(12), batch_size=5, seed=1) as batches:
         assert_same([kept(batch) for batch in batches], expected)
 

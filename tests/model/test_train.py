@@ -21,9 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model import stage as stage_module
 from model.checkpoint import LAST, PREVIOUS, load_model
 from model.fit import fit
-from model.options import TrainOptions
+from model.options import PredictOptions, TrainOptions
 from model.precise_bn import measure_batch_norms
 from model.stage import cosine
+from model.submission import predict_store
 from model.targets import split
 from model.validation import inner_split
 from spine_etl.errors import (
@@ -443,6 +444,22 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 1
     assert wrong.stderr.strip().startswith("error: [STORE_NOT_FOUND]")
     assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_where_batches_are_in_another_memory_it_ends_the_same(
+    tiny_store: Store, tmp_path: Path, text: str, other_memory: Callable[[], None]
+) -> None:
+    options = TrainOptions(
+        where(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
+    )
+    fit(options)
+    other_memory()
+    fit(TrainOptions(**{**vars(options), "out": tmp_path / "other"}))
+    assert same_weights(options.out, tmp_path / "other")
+    for run in (options.out, tmp_path / "other"):
+        predict_store(PredictOptions(where(tiny_store), (run,), run / "table.csv", fold=1, device="cpu"))
+    assert (options.out / "table.csv").read_text() == (tmp_path / "other" / "table.csv").read_text()
 
 
 @pytest.mark.gpu
