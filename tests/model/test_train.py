@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model import stage as stage_module
 from model.checkpoint import LAST, PREVIOUS, load_model
+from model.explanation import draw
 from model.fit import fit
-from model.options import PredictOptions, TrainOptions
+from model.options import ExplainOptions, PredictOptions, TrainOptions
 from model.precise_bn import measure_batch_norms
 from model.stage import cosine
 from model.submission import predict_store
@@ -464,8 +465,18 @@ def test_where_batches_are_in_another_memory_it_ends_the_same(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: training on one is not tested")
-def test_on_a_gpu(tiny_store: Store, tmp_path: Path, joint: str) -> None:
-    text = Path(joint).read_text().replace('name = "tiny"', 'name = "tiny"\nbf16 = true')
+@pytest.mark.filterwarnings("ignore")  # of the compiler, in torch itself
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_what_a_gpu_trained_a_cpu_reads(tiny_store: Store, tmp_path: Path, text: str, compiled: bool) -> None:
+    halved = recipe(tmp_path, text.replace("validation_share", "bf16 = true\nvalidation_share"))
     run = tmp_path / "run"
-    fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cuda"))
+    fit(TrainOptions(where(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled))
     assert np.isfinite([line["train_loss"] for line in lines(run)]).all()
+    tables = []
+    for device in ("cuda", "cpu"):
+        out = tmp_path / f"{device}.csv"
+        predict_store(PredictOptions(where(tiny_store), (run,), out, fold=1, evaluate=True, device=device))
+        tables.append(np.loadtxt(out, delimiter=",", skiprows=1, usecols=1))
+    np.testing.assert_allclose(*tables, atol=2e-3)
+    draw(ExplainOptions(where(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda"))
