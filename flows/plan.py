@@ -93,7 +93,7 @@ def plan_build(
     plan = Plan(StoreWriter(store, recipe), localizer, without_images=studies_without_images(place, levels))
     latest = plan.writer.latest()
     known = {}
-    if latest:
+    if latest is not None:
         plan.first_row = latest.table.rows
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
         known = dict(zip(latest.study_uids, digests, strict=True))

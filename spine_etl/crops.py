@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from spine_etl.errors import LabelUnknown, MaskOutsideVolume
+from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskOutsideVolume
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.recipe import Recipe
 from spine_etl.volume import FractureBox, LabelMap, Volume
@@ -83,6 +83,34 @@ def check_overlap(label_map: LabelMap, ct: Grid) -> None:
         raise MaskOutsideVolume(f"Labels {outside} of the segmentation lie wholly outside the CT.")
 
 
+def check_slices(label_map: LabelMap, volume: Volume) -> None:
+    """Refuse a segmentation of the CT's own size, a voxel for each of its voxels, that lies elsewhere.
+
+    One of another size may lie as it likes.
+
+    Raises
+    ------
+    MaskOutsideVolume
+        If a corner of it is more than a voxel away from every corner of the CT.
+    GeometryInvalid
+        If the CT's slices are so uneven that a slice's labels, on an even grid, lie nearer to another slice.
+    """
+    if sorted(label_map.grid.shape) != sorted(volume.grid.shape):
+        return
+    apart = np.linalg.norm(label_map.grid.corners_mm()[:, None] - volume.grid.corners_mm()[None], axis=2)
+    furthest = apart.min(axis=1).max()
+    if furthest > volume.grid.spacing_mm.max():
+        raise MaskOutsideVolume(
+            f"The segmentation has the CT's size, but its corners lie {furthest:.1f} mm away from the CT's."
+        )
+    places = volume.slice_coordinates
+    if places is not None and np.abs(places - np.arange(len(places))).max() > 0.5:
+        raise GeometryInvalid(
+            "The CT's slices are uneven, its segmentation's are even: labels lie beside what they name.",
+            action="Make the segmentation on a grid of its own, in millimetres, or take it away.",
+        )
+
+
 def crop_grids(label_map: LabelMap, recipe: Recipe) -> dict[str, Grid]:
     """One canonical grid for each of the recipe's levels that the map shows, by name.
 
@@ -143,6 +171,11 @@ def box_levels(
     return [_box_level(box, volume, label_map, recipe) for box in boxes]
 
 
+def boxes_without_slice(boxes: Sequence[FractureBox], volume: Volume) -> int:
+    """How many boxes name a file that is none of the volume's slices."""
+    return sum(_slice_index(box, volume) is None for box in boxes)
+
+
 def shown_slices(label: int, volume: Volume, label_map: LabelMap) -> tuple[int, int] | None:
     """File numbers of the lowest and the highest slice of the CT that the label reaches into.
 
@@ -199,8 +232,9 @@ def _box_level(box: FractureBox, volume: Volume, label_map: LabelMap, recipe: Re
     slice_index = _slice_index(box, volume)
     if slice_index is None:
         return None
-    rows = np.arange(np.ceil(box.y), box.y + box.height + 1e-6)
-    columns = np.arange(np.ceil(box.x), box.x + box.width + 1e-6)
+    _, height, width = volume.voxels.shape
+    rows = np.arange(max(np.ceil(box.y), 0), min(box.y + box.height + 1e-6, height))
+    columns = np.arange(max(np.ceil(box.x), 0), min(box.x + box.width + 1e-6, width))
     pixels = np.stack(np.meshgrid(_slice_place(slice_index, volume), rows, columns, indexing="ij"), axis=-1)
     index = label_map.grid.to_index(volume.grid.to_mm(pixels.reshape(-1, 3)))
     voxels = np.floor(index + 0.5).astype(np.int64)

@@ -105,7 +105,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 def _read(file: DigestedFile, name: str) -> LabelMap:
     content, size = _unpacked(file, name) if name.endswith(".gz") else (file, file.size)
-    header = _header(content, name)
+    header = _header(content, size, name)
     shape, stored = _layout(header, size, name)
     grid, scaling = _grid(header, shape, name), _scaling(header, name)
     labels = _labels(content, shape, stored, scaling, name)
@@ -122,7 +122,7 @@ def _unpacked(file: DigestedFile, name: str) -> tuple[DigestedFile, int]:
     return DigestedFile(Held(content)), len(content)
 
 
-def _header(content: DigestedFile, name: str) -> Any:
+def _header(content: DigestedFile, length: int, name: str) -> Any:
     """The header; the content is then read up to its first voxel."""
     first = content.read(4)
     sizes = [int.from_bytes(first, order) for order in ("little", "big")]
@@ -132,13 +132,16 @@ def _header(content: DigestedFile, name: str) -> Any:
         raise MaskUnreadable(f"{name} does not begin with a NIfTI header.")
     try:
         header = _HEADERS[size](block)
-    except HeaderDataError as error:
+        extensions = int(header.get_data_offset()) - size
+        header.get_data_shape()
+    except (HeaderDataError, ValueError, OverflowError) as error:
         raise MaskUnreadable(f"{name} has a damaged NIfTI header.") from error
     if not header["magic"].item().startswith(b"n+"):
         raise MaskUnreadable(f"{name} is half of an .hdr/.img pair; a single .nii or .nii.gz is needed.")
-    extensions = header.get_data_offset() - size
     if extensions < 0:
         raise MaskUnreadable(f"{name} says that its voxels begin within its header.")
+    if size + extensions > length:
+        raise MaskUnreadable(f"{name} is cut short: its voxels begin beyond its end.")
     content.read(extensions)
     return header
 
@@ -161,6 +164,8 @@ def _scaling(header: Any, name: str) -> tuple[float, float] | None:
     """Slope and intercept, or None where the stored values are the labels."""
     try:
         slope, intercept = header.get_slope_inter()
+        if np.isinf(float(header["scl_slope"])):  # nibabel takes it for "no scaling", as it should take NaN
+            raise HeaderDataError("scl_slope is infinite")
     except HeaderDataError as error:
         raise MaskUnreadable(f"{name} has an scl_slope or scl_inter that is no number.") from error
     return None if slope is None or (slope, intercept) == (1.0, 0.0) else (slope, intercept)

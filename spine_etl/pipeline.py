@@ -17,8 +17,10 @@ import numpy.typing as npt
 from spine_etl.crops import (
     box_levels,
     boxes_in_crop,
+    boxes_without_slice,
     check_labels,
     check_overlap,
+    check_slices,
     crop_grids,
     find_levels,
     overview_grid,
@@ -126,6 +128,7 @@ def crop_study(
     if mask:
         check_labels(mask, recipe)
         check_overlap(mask, volume.grid)
+        check_slices(mask, volume)
     overview = overview_grid(volume.grid, recipe)
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     sample_image(volume, overview, out=voxels["overview/image"], threads=threads)
@@ -146,7 +149,7 @@ def crop_study(
         boxes=_box_records(study, recipe, volume, mask, grids),
         mask_source=mask_source,
         facts=volume.facts,
-        warnings=volume.warnings,
+        warnings=(*volume.warnings, *_box_warnings(study, volume)),
         source_digest=_combined(study, volume.source_digest, digest),
     )
 
@@ -261,6 +264,11 @@ def _level_record(
         coverage=coverage(volume.grid, grids[level]),
         volume_mm3=find_levels(mask)[recipe.levels[level]].volume_mm3,
     )
+
+
+def _box_warnings(study: Study, volume: Volume) -> list[str]:
+    lost = boxes_without_slice(study.boxes, volume)
+    return [f"{lost} of {len(study.boxes)} fracture boxes name no slice of the series."] if lost else []
 
 
 def _box_records(

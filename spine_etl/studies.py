@@ -12,6 +12,7 @@ a row that cannot refuses its own study and no other.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import re
@@ -20,13 +21,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spine_etl.errors import SourceError, SourceNotFound, SpineError, StudyNameInvalid, TableInvalid
+from spine_etl.errors import (
+    MaskUnreadable,
+    SourceError,
+    SourceNotFound,
+    SpineError,
+    StudyNameInvalid,
+    TableInvalid,
+)
 from spine_etl.files import File, Folder, FolderPlace, open_source
 from spine_etl.volume import FractureBox
 
 _IMAGES, _MASKS = "train_images", "segmentations"
 _LABELS, _BOXES = "train.csv", "train_bounding_boxes.csv"
 _BOX_COLUMNS = ("x", "y", "width", "height", "slice_number")
+_MOST_PIXELS, _MOST_FILES = 2**16 - 1, 2**31 - 1
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 PATIENT = "patient_overall"
 _Named = TypeVar("_Named", File, Folder)
@@ -49,8 +58,9 @@ class Study:
 
     @property
     def table_rows(self) -> str:
-        """What the tables say, as text to be digested with the files."""
-        return repr((sorted((self.labels or {}).items()), self.boxes))
+        """What the tables say, and what is wrong with it, as text to be digested with the files."""
+        said = repr((sorted((self.labels or {}).items()), self.boxes))
+        return f"{said} {self.problem.reason}" if self.problem else said
 
 
 def discover_studies(place: FolderPlace, levels: Sequence[str]) -> list[Study]:
@@ -123,13 +133,17 @@ def _study(
 ) -> Study:
     uid = folder.name
     if not _UID.fullmatch(uid):
-        # Such a name never becomes part of a path in the store; the study stands under a safe one.
-        safe = re.sub(r"[^0-9A-Za-z._-]", "_", uid)[:60].lstrip("._-") or "unnamed"
+        # Such a name never becomes part of a path in the store, and it may be a patient's.
+        safe = f"unnamed-{hashlib.sha256(uid.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
         return Study(safe, folder, problem=StudyNameInvalid("the folder's name is no UID.", study=safe))
     mask = masks.get(f"{uid}.nii") or masks.get(f"{uid}.nii.gz")
     row, found = labels.get(uid), boxes.get(uid, [])
-    problem = next((fault for fault in (row, found) if isinstance(fault, TableInvalid)), None)
-    if isinstance(row, TableInvalid) or isinstance(found, TableInvalid):
+    problem: SpineError | None = next(
+        (fault for fault in (row, found) if isinstance(fault, TableInvalid)), None
+    )
+    if f"{uid}.nii" in masks and f"{uid}.nii.gz" in masks:
+        problem = MaskUnreadable("there are two segmentations, .nii and .nii.gz.", study=uid)
+    if problem or isinstance(row, TableInvalid) or isinstance(found, TableInvalid):
         return Study(uid, folder, mask, problem=problem)
     return Study(uid, folder, mask, row, tuple(found))
 
@@ -146,7 +160,15 @@ def _read_labels(table: File | None, levels: Sequence[str]) -> dict[str, dict[st
         elif wrong:
             labels[uid] = TableInvalid(f"{place}: {wrong[0]} is neither 0 nor 1.", study=uid)
         else:
-            labels[uid] = {name: int(float(value)) for name, value in values.items()}
+            labels[uid] = _agreeing({name: int(float(value)) for name, value in values.items()}, place, uid)
+    return labels
+
+
+def _agreeing(labels: dict[str, int], place: str, uid: str) -> dict[str, int] | TableInvalid:
+    """The labels; a patient of whom a level is fractured is fractured."""
+    fractured = [name for name, label in labels.items() if label and name != PATIENT]
+    if fractured and not labels[PATIENT]:
+        return TableInvalid(f"{place}: {PATIENT} is 0 and {fractured[0]} is 1.", study=uid)
     return labels
 
 
@@ -172,6 +194,9 @@ def _box(row: dict[str, str]) -> FractureBox | None:
         return None
     if not all(map(math.isfinite, (x, y, width, height, number))) or min(width, height) <= 0 or number % 1:
         return None
+    # Rows and Columns are 16-bit in DICOM; a file number is kept as int32.
+    if max(abs(x), abs(y), width, height) > _MOST_PIXELS or not 0 <= number <= _MOST_FILES:
+        return None
     return FractureBox(x, y, width, height, int(number))
 
 
@@ -182,12 +207,16 @@ def _rows(table: File | None, needed: Sequence[str]) -> Iterator[tuple[str, str,
     needed = ["StudyInstanceUID", *needed]
     try:
         rows = csv.DictReader(io.StringIO(_content(table), newline=""), strict=True)
-        missing = [name for name in needed if name not in (rows.fieldnames or [])]
-        if missing:
-            raise TableInvalid(f"{table.name} has no column {missing[0]}.")
+        columns = list(rows.fieldnames or [])
+        for name in needed:
+            if columns.count(name) != 1:
+                raise TableInvalid(f"{table.name} has {columns.count(name)} columns {name}.")
         for row in rows:
-            cells = {name: row[name] or "" for name in needed}
-            yield f"{table.name} line {rows.line_num}", cells["StudyInstanceUID"].strip(), cells
+            place, uid = f"{table.name} line {rows.line_num}", (row["StudyInstanceUID"] or "").strip()
+            if None in row:  # its cells may stand under the wrong names, so none of them is believed
+                yield f"{place} has more cells than columns", uid, dict.fromkeys(needed, "")
+            else:
+                yield place, uid, {name: row[name] or "" for name in needed}
     except csv.Error as error:
         raise TableInvalid(f"{table.name} is no CSV text.") from error
 

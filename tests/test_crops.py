@@ -9,15 +9,17 @@ import pytest
 from spine_etl.crops import (
     box_levels,
     boxes_in_crop,
+    boxes_without_slice,
     check_labels,
     check_overlap,
+    check_slices,
     crop_grids,
     find_levels,
     overview_grid,
     shown_slices,
     warm_up,
 )
-from spine_etl.errors import LabelUnknown, MaskOutsideVolume
+from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskOutsideVolume
 from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
@@ -140,6 +142,33 @@ def test_a_label_beside_the_ct_is_named() -> None:
         check_overlap(blocks(), placed((6, 30, 40)))  # label 3 begins at slice 8
 
 
+def ct(shape: tuple[int, int, int], places: np.ndarray | None = None) -> Volume:
+    return Volume(np.zeros(shape, np.int16), placed(shape), slice_coordinates=places)
+
+
+def test_a_map_of_the_cts_size_lies_where_the_ct_lies() -> None:
+    shape = (20, 30, 40)
+    check_slices(blocks(), ct(shape))
+    turned = placed(shape).affine[:, [2, 0, 1, 3]]  # the same voxels, stored in another order
+    check_slices(LabelMap(np.zeros((40, 20, 30), np.uint8), Grid((40, 20, 30), turned)), ct(shape))
+    # LPS written down as RAS: what is left and right, front and back is mirrored about the origin.
+    mirrored = np.diag([-1.0, -1.0, 1.0, 1.0]) @ placed(shape).affine
+    with pytest.raises(MaskOutsideVolume, match="the CT's size"):
+        check_slices(LabelMap(blocks().labels, Grid(shape, mirrored)), ct(shape))
+    smaller = Grid((20, 30, 39), mirrored)
+    check_slices(LabelMap(np.zeros((20, 30, 39), np.uint8), smaller), ct(shape))  # a grid of its own
+
+
+def test_a_map_of_one_plane_a_slice_needs_even_slices() -> None:
+    shape = (20, 30, 40)
+    places = np.arange(20.0)
+    places[1:-1] += 0.4
+    check_slices(blocks(), ct(shape, places))  # each label is still nearest to its own slice
+    places[10] += 0.2
+    with pytest.raises(GeometryInvalid, match="uneven"):
+        check_slices(blocks(), ct(shape, places))
+
+
 @pytest.mark.parametrize(("distance", "apart"), [(11.5, False), (12.5, True)])
 def test_blocks_at_an_angle(distance: float, apart: bool) -> None:
     """A cube of 10 mm turned by 45 degrees, its face to an edge of the other: they touch at 5 + 5 sqrt 2."""
@@ -200,6 +229,13 @@ def test_a_box_beside_the_crop_is_nan(box: FractureBox) -> None:
     assert np.isnan(rows[0]).all()
     assert np.isfinite(rows[1]).all()
     assert boxes_in_crop([], volume, target).shape == (0, 6)
+
+
+def test_a_box_of_any_size_is_looked_at_within_the_image() -> None:
+    volume = ct_with_files()
+    assert box_levels([FractureBox(-5e4, -5e4, 1e5, 1e5, 9)], volume, blocks(), RECIPE) == ["C1"]
+    assert box_levels([FractureBox(-5e4, -5e4, 1e3, 1e3, 9)], volume, blocks(), RECIPE) == [None]
+    assert boxes_without_slice([FractureBox(0, 0, 1, 1, n) for n in (9, 777)], volume) == 1
 
 
 def test_the_level_of_a_box_is_the_one_with_most_pixels_under_it() -> None:

@@ -184,11 +184,21 @@ def test_a_short_file_is_refused(tmp_path: Path, kept: int) -> None:
         read_label_map(path)
 
 
-@pytest.mark.parametrize("offset", [0.0, 200.0])
-def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, offset: float) -> None:
+@pytest.mark.parametrize("offset", [0.0, 200.0, 1e6, 1e30, float("nan"), float("inf")])
+def test_voxels_that_begin_nowhere_are_refused(tmp_path: Path, offset: float) -> None:
     path = patched(saved(tmp_path / "mask.nii"), 108, struct.pack("<f", offset))
     with pytest.raises(MaskUnreadable):
         read_label_map(path)
+
+
+def test_axes_of_negative_length_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskUnreadable):
+        read_label_map(patched(saved(tmp_path / "mask.nii"), 40, struct.pack("<h", -1)))
+
+
+def test_an_infinite_slope_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskUnreadable, match="scl_slope"):
+        read_label_map(patched(saved(tmp_path / "mask.nii"), 112, struct.pack("<f", float("inf"))))
 
 
 @pytest.mark.parametrize("lost", [1, 4, 8, 30])

@@ -132,9 +132,9 @@ class StoreWriter:
             base = self.latest()
             table, refused = self._next(base, records)
             digest = _root_digest(self.recipe.fingerprint, table, refused)
-            if base and base.root_digest == digest:
+            if base is not None and base.root_digest == digest:
                 return base
-            version = base.version + 1 if base else 1
+            version = 1 if base is None else base.version + 1
             commit = self._write_version(version, digest, table, refused)
             try:
                 self.location.create(commit_key(version), group_metadata(commit))
@@ -153,8 +153,8 @@ class StoreWriter:
         the next build: a network that was down must not take studies away.
         """
         levels = list(self.recipe.levels)
-        table = base.table if base else table_of([], levels)
-        refused = {entry["uid"]: entry for entry in (base.refused if base else [])}
+        table = table_of([], levels) if base is None else base.table
+        refused = {entry["uid"]: entry for entry in ([] if base is None else base.refused)}
         folds = {uid: entry["fold"] for uid, entry in refused.items()}
         folds |= dict(zip(table.study_uids, table["fold"].tolist(), strict=True))
         here = set(table.study_uids)

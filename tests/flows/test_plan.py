@@ -117,6 +117,18 @@ def test_all_new_ones_wait_for_the_tables(source: Path, tmp_path: Path) -> None:
     assert (plan.committed, plan.unsettled, plan.pending) == (3, {}, [])
 
 
+def test_a_source_of_which_all_was_refused_is_built_once_it_is_mended(source: Path, tmp_path: Path) -> None:
+    table = source / "train.csv"
+    sound = table.read_text()
+    header, *rows = sound.splitlines()
+    table.write_text("\n".join([header, *(row.replace(",", ",x", 1) for row in rows)]) + "\n")
+    first = build(source, tmp_path)
+    assert (first.version, first.processed, first.refused) == (1, 0, 3)
+    table.write_text(sound)
+    second = build(source, tmp_path)
+    assert (second.version, second.processed, second.refused) == (2, 3, 0)
+
+
 def test_an_archive_has_no_dates_to_wait_for(phantom: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "source.zip", "w") as archive:
         for path in phantom.rglob("*"):

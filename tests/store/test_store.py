@@ -143,6 +143,15 @@ def test_a_refused_study_leaves_the_table(store: Store) -> None:
     assert len(newer.table["box_study"]) == 0
 
 
+def test_a_version_without_a_study_is_built_upon(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "store", RECIPE)
+    empty = writer.commit([refused("1.1")])
+    assert (empty.version, len(empty)) == (1, 0)
+    assert writer.commit([refused("1.1")]).version == 1  # nothing new
+    later = writer.commit([built(writer, "1.1", 0)])
+    assert (later.version, later.study_uids, later.refused) == (2, ["1.1"], [])
+
+
 def test_a_refusal_that_passes_takes_no_study_away(store: Store) -> None:
     writer = StoreWriter(str(store.location), RECIPE)
     lost = refused("1.2").model_copy(
