@@ -66,7 +66,7 @@ GOLDEN: dict[str, list[int]] = {
         -8950, -5700, 10000,
     ],
 }  # fmt: skip
-GOLDEN_VERSION = (2, 1)
+GOLDEN_VERSION = (2, 2)
 """(schema, numbers) that the lists below belong to."""
 
 

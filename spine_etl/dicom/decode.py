@@ -65,7 +65,8 @@ def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
     Raises
     ------
     DicomUnreadable, HeaderInvalid, TransferSyntaxUnsupported
-        As `spine_etl.dicom.header.read_header`, or if the file ends within its pixels.
+        As `spine_etl.dicom.header.read_header`, or if the file ends within its pixels, or if these are wider
+        than BitsStored.
     DecodeFailed
         If the pixels are damaged or are not as many as the header says.
     SourceError
@@ -77,7 +78,8 @@ def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
         with file.open() as raw:
             content = DigestedFile(raw, file.known_digest)
             header, pixels, decoder = _read(content, name, slot)
-            return Slice(name, header, _place(to_hounsfield(pixels, header), slot), decoder, content.digest)
+            hu = _place(to_hounsfield(pixels, header, name), slot)
+            return Slice(name, header, hu, decoder, content.digest)
     except SourceError:
         raise
     except OSError as error:
@@ -282,6 +284,7 @@ def _first_decoded(value: bytes, vr: str, header: Header, name: str) -> npt.NDAr
         "photometric_interpretation": header.photometric_interpretation,
         "pixel_keyword": "PixelData",
         "pixel_vr": vr,
+        "correct_unused_bits": False,  # `to_hounsfield` looks at them before it drops them
     }
     causes: list[BaseException] = []
     for plugin in _plugins(header.transfer_syntax):

@@ -7,8 +7,10 @@ PatientPosition stands there, and SOPClassUID only in the file meta information.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,6 +59,7 @@ _ATTRIBUTES = {
     "WindowWidth": 0x00281051,
     "RescaleIntercept": 0x00281052,
     "RescaleSlope": 0x00281053,
+    "RescaleType": 0x00281054,
     "ModalityLUTSequence": 0x00283000,
 }
 _WANTED = frozenset(_ATTRIBUTES.values())
@@ -75,6 +78,12 @@ _LARGEST = 1e6  # no millimetre, slope, intercept or window of a CT comes near
 
 # Most headers end within it, and the rest of it is pixels that are needed anyway.
 _FIRST_BLOCK = 8192
+
+
+# pydicom warns with the text it stumbles over, which may be a patient's name.
+_PYDICOM = r"pydicom(\.|$)"
+_SILENCE = ("ignore", None, Warning, re.compile(_PYDICOM), 0)
+warnings.filterwarnings("ignore", module=_PYDICOM)
 
 
 class Surprise(Exception):
@@ -239,14 +248,24 @@ def read_dataset(content: bytes, name: str) -> Any:
     DicomUnreadable
         If pydicom cannot make a data set of it.
     """
-    from pydicom import dcmread
-
     try:
-        return dcmread(io.BytesIO(content))
+        return _silent_pydicom().dcmread(io.BytesIO(content))
     except Exception as error:  # pydicom raises what it stumbles over: struct.error, KeyError, zlib.error
         raise DicomUnreadable(
             f"{name} is no DICOM file that can be read ({type(error).__name__})."
         ) from error
+
+
+def _silent_pydicom() -> Any:
+    """pydicom, kept from quoting headers in warnings and in its log."""
+    import pydicom
+
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    # The filter is gone where this module was imported within a catch_warnings that has ended.
+    if _SILENCE not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PYDICOM)
+    return pydicom
 
 
 def header_of(dataset: Any, name: str) -> Header:
@@ -301,8 +320,7 @@ def _check(header: Header, have: _Values) -> None:
     """Refuse what is no single-frame CT slice with HU by slope and intercept (PS3.3 C.8.2.1, C.7.6.3)."""
     if header.modality not in (None, "CT"):
         raise have.invalid("Modality", "is not CT")
-    if header.photometric_interpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise have.invalid("PhotometricInterpretation", "is neither MONOCHROME1 nor MONOCHROME2")
+    _check_photometric_interpretation(header, have)
     if have.short("SamplesPerPixel") != 1:
         raise have.invalid("SamplesPerPixel", "is not 1")
     if have.texts_if("NumberOfFrames") not in ((), ("1",)):
@@ -319,8 +337,30 @@ def _check(header: Header, have: _Values) -> None:
         raise have.invalid("HighBit", f"is not BitsStored - 1, which is {header.bits_stored - 1}")
     if have.short("PixelRepresentation") > 1:
         raise have.invalid("PixelRepresentation", "is neither 0 nor 1")
+    _check_rescale(header, have)
+
+
+def _check_photometric_interpretation(header: Header, have: _Values) -> None:
+    """MONOCHROME1 is for display and leaves HU as they are (C.7.6.3.1.2), but not all programs hold to it.
+
+    ITK inverts the pixels and pydicom does not; nothing in a file says which of them its writer meant.
+    """
+    if header.photometric_interpretation == "MONOCHROME1":
+        raise have.invalid(
+            "PhotometricInterpretation",
+            "is MONOCHROME1, which leaves open whether pixels are inverted",
+            action="Convert the series to MONOCHROME2 from the original.",
+        )
+    if header.photometric_interpretation != "MONOCHROME2":
+        raise have.invalid("PhotometricInterpretation", "is not MONOCHROME2")
+
+
+def _check_rescale(header: Header, have: _Values) -> None:
+    """Slope and intercept must lead to HU (C.11.1); US, unspecified, is what some scanners write."""
     if header.rescale_slope == 0:
         raise have.invalid("RescaleSlope", "is 0")
+    if have.texts_if("RescaleType") not in ((), ("HU",), ("US",)):
+        raise have.invalid("RescaleType", "is not HU")
     if have.holds("ModalityLUTSequence"):
         raise have.invalid("ModalityLUTSequence", "stands in place of a slope and intercept")
 
@@ -351,8 +391,8 @@ class _Values:
     def __init__(self, values: Mapping[int, bytes], name: str, order: str) -> None:
         self._values, self._name, self._order = values, name, order
 
-    def invalid(self, keyword: str, fault: str) -> HeaderInvalid:
-        return HeaderInvalid(f"{self._name}: {keyword} {fault}.")
+    def invalid(self, keyword: str, fault: str, *, action: str | None = None) -> HeaderInvalid:
+        return HeaderInvalid(f"{self._name}: {keyword} {fault}.", action=action)
 
     def holds(self, keyword: str) -> bool:
         return _ATTRIBUTES[keyword] in self._values

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.dicom.header import Header
+from spine_etl.errors import HeaderInvalid
 from spine_etl.volume import AIR_HU
 
 Pixels = npt.NDArray[np.int16]
@@ -15,21 +16,24 @@ Hounsfield = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 _INT16 = np.iinfo(np.int16)
 
 
-def to_hounsfield(pixels: Pixels, header: Header) -> Hounsfield:
-    """Turn the pixels of one slice into HU (PS3.3 C.11.1).
+def to_hounsfield(pixels: Pixels, header: Header, name: str) -> Hounsfield:
+    """Turn the pixels of one slice, the file ``name``, into HU (PS3.3 C.11.1).
 
     ``pixels`` (rows, columns) holds the bits as they were stored, whatever their sign. It is overwritten
     with the result, and returned, where every HU value is whole and fits int16; otherwise the result is a
-    new float32 array. Bits above BitsStored are dropped. Padding (C.7.5.1.1.2) and everything below
-    `AIR_HU` become `AIR_HU`.
+    new float32 array. Bits above BitsStored, which hold nothing or the sign, are dropped. Padding
+    (C.7.5.1.1.2) and everything below `AIR_HU` become `AIR_HU`.
 
-    MONOCHROME1 mirrors the stored values within their range before the rescale, as ITK reads it; a CT
-    that says so was inverted for display by its exporter.
+    Raises
+    ------
+    HeaderInvalid
+        If a pixel that is not padding is wider than BitsStored.
     """
     padding, stored_range = _padding(header), _stored_range(header)
     # A padding value that BitsStored cannot hold is told by the bits above, so it is sought before they go.
     beyond = padding is not None and (padding[0] < stored_range[0] or padding[1] > stored_range[1])
     padded = _between(_typed(pixels, header), padding) if padding and beyond else None
+    _require_bits_stored(_typed(pixels, header), padding, header, name)
     stored = _drop_high_bits(pixels, header)
     if padding and not beyond and not _falls_below_air(padding, header):
         padded = _between(stored, padding)
@@ -45,6 +49,24 @@ def _typed(pixels: Pixels, header: Header) -> Stored:
 def _between(stored: Stored, ends: tuple[int, int]) -> npt.NDArray[np.bool_]:
     within: npt.NDArray[np.bool_] = (stored >= ends[0]) & (stored <= ends[1])
     return within
+
+
+def _require_bits_stored(stored: Stored, padding: tuple[int, int] | None, header: Header, name: str) -> None:
+    """Refuse values that would wrap: 63536 of 12 bits would be 2096, which is bone."""
+    if header.bits_stored == header.bits_allocated or _fit(stored, header):
+        return
+    if padding is None or not _fit(stored[~_between(stored, padding)], header):
+        raise HeaderInvalid(f"{name}: pixels exceed BitsStored, which is {header.bits_stored}.")
+
+
+def _fit(stored: Stored, header: Header) -> bool:
+    """Whether the bits above BitsStored are the sign of all values or, as some decoders leave them, zero."""
+    if not stored.size:
+        return True
+    lowest, highest = int(stored.min()) if header.signed else 0, int(stored.max())
+    least, most = _stored_range(header)
+    signs = least <= lowest and highest <= most
+    return signs or (lowest >= 0 and highest < 1 << header.bits_stored)
 
 
 def _drop_high_bits(pixels: Pixels, header: Header) -> Stored:
@@ -77,7 +99,7 @@ def _padding(header: Header) -> tuple[int, int] | None:
 def _falls_below_air(padding: tuple[int, int], header: Header) -> bool:
     """Whether the floor turns all padding into air, so that it need not be sought."""
     in_hu = [end * header.rescale_slope + header.rescale_intercept for end in padding]
-    return header.photometric_interpretation == "MONOCHROME2" and max(in_hu) <= AIR_HU
+    return max(in_hu) <= AIR_HU
 
 
 def _shifted_in_place(stored: Stored, header: Header) -> bool:
@@ -86,8 +108,7 @@ def _shifted_in_place(stored: Stored, header: Header) -> bool:
     The sum is taken modulo 2**16, which is exact since both ends were brought into range before.
     """
     intercept = int(header.rescale_intercept)
-    plain = header.rescale_slope == 1 and header.rescale_intercept == intercept
-    if not plain or header.photometric_interpretation != "MONOCHROME2":
+    if header.rescale_slope != 1 or header.rescale_intercept != intercept:
         return False
     (lowest, highest), floor, ceiling = _stored_range(header), AIR_HU - intercept, _INT16.max - intercept
     if floor > highest or ceiling < lowest or (highest > ceiling and int(stored.max()) > ceiling):
@@ -106,8 +127,6 @@ def _exactly(
 ) -> Hounsfield:
     """Every other case, in float64: exact for whole slopes, rounded once for the others."""
     values = stored.astype(np.float64)
-    if header.photometric_interpretation == "MONOCHROME1":
-        np.subtract(sum(_stored_range(header)), values, out=values)
     values *= header.rescale_slope
     values += header.rescale_intercept
     if padded is not None:

@@ -16,7 +16,8 @@ from spine_etl.geometry import FloatArray, Grid
 # Positions in headers are often rounded to 2 decimals, which moves a slice by up to 0.01 mm against the line
 # through its (rounded) neighbours; nobody can see or use as little.
 _TOLERANCE_MM = 0.01
-_SAME_PLACE_MM = 1e-3
+# No CT has slices nearer than this; what lies nearer is one slice twice, its position rounded differently.
+_SAME_PLACE_MM = 0.05
 _OFF_LINE_MM = 0.1
 _COSINE_TOLERANCE = 1e-3  # cosines are written with 6 digits and fewer
 _GAP = 1.9  # one slice that is missing makes a step of 2; real series change from 4 to 7 mm

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +141,31 @@ def test_attribute_that_no_ct_slice_has(series: SeriesWriter, keyword: str, valu
         read_header(series.add("1.dcm", **{keyword: value}))
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+def test_monochrome1_is_refused(series: SeriesWriter, syntax: str) -> None:
+    """C.7.6.3.1.2 has it concern the display, ITK inverts the stored values."""
+    path = series.add("1.dcm", syntax=syntax, PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(HeaderInvalid, match="PhotometricInterpretation is MONOCHROME1") as refused:
+        read_header(path)
+    assert refused.value.action == "Convert the series to MONOCHROME2 from the original."
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+@pytest.mark.parametrize("text", ["OD", "HU_MOD", "DOE^JOHN", ["HU", "US"]])
+def test_rescale_type_that_is_not_hu(series: SeriesWriter, text: object, syntax: str) -> None:
+    """The first two are defined terms of C.11.1.1.2."""
+    path = series.add("1.dcm", syntax=syntax, RescaleType=text)
+    with pytest.raises(HeaderInvalid, match=r"^\[HEADER_INVALID\] 1\.dcm: RescaleType is not HU\. "):
+        read_header(path)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+@pytest.mark.parametrize("text", ["HU", "US", ""])
+def test_rescale_type_that_may_be_hu(series: SeriesWriter, text: str, syntax: str) -> None:
+    header = read_header(series.add("1.dcm", syntax=syntax, RescaleType=text))
+    assert header == read_header(series.add("2.dcm", syntax=syntax))
+
+
 def test_modality_lut_is_refused(series: SeriesWriter) -> None:
     with pytest.raises(HeaderInvalid, match="ModalityLUTSequence"):
         read_header(series.add("1.dcm", ModalityLUTSequence=pydicom.Sequence([pydicom.Dataset()])))
@@ -149,6 +176,35 @@ def test_what_is_optional_may_be_malformed(series: SeriesWriter) -> None:
     assert dataclasses.replace(header, window_center=(450, 40), slice_thickness=3.0) == read_header(
         series.add("2.dcm")
     )
+
+
+READ = """
+import logging, sys, warnings
+from pathlib import Path
+logging.basicConfig()
+if sys.argv[2] == "forgotten":
+    with warnings.catch_warnings():
+        from spine_etl.dicom import read_header
+from spine_etl.dicom import read_header
+print(read_header(Path(sys.argv[1])).rows, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("filters", ["kept", "forgotten"])
+def test_pydicom_quotes_no_header(series: SeriesWriter, filters: str) -> None:
+    path = series.add("1.dcm", syntax=BIG_ENDIAN, SpecificCharacterSet="ISO_IR 100")
+    content = path.read_bytes()
+    for text, name in [
+        (b"ISO_IR 100", b"DOE^JOHN 1"),
+        (b"1.2.840.10008.5.1.4.1.1.2", b"ROE^JANE".ljust(25)),  # MediaStorageSOPClassUID
+        (b"UI\0\x061.2.3\0", b"UI\0\x06R^JANE"),  # StudyInstanceUID
+    ]:
+        assert content.count(text) == 1
+        content = content.replace(text, name)
+    path.write_bytes(content)
+    command = [sys.executable, "-W", "always", "-c", READ, str(path), filters]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert told.splitlines() == ["16"]
 
 
 def test_unknown_transfer_syntax(series: SeriesWriter) -> None:

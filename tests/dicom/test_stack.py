@@ -244,6 +244,26 @@ def test_identical_duplicates_are_dropped(series: SeriesWriter, name: str) -> No
     assert volume.warnings == (f"{dropped} was left out: duplicate.",)
 
 
+@pytest.mark.parametrize("apart", [0.0005, 0.004, 0.04])
+def test_positions_that_differ_by_rounding_are_one_place(series: SeriesWriter, apart: float) -> None:
+    series.add_many(5)
+    series.add("6.dcm", series.stored(2), z=-2 - apart)
+    volume = read_series(series.folder)
+    assert volume.facts["slices_dropped"] == [{"file": volume.warnings[0].split()[0], "reason": "duplicate"}]
+    np.testing.assert_array_equal(volume.voxels[2], series.stored(2).astype(int) - 1024)
+    series.add("6.dcm", series.stored(6), z=-2 - apart)
+    with pytest.raises(DuplicatePosition, match=r"3\.dcm.*6\.dcm|6\.dcm.*3\.dcm"):
+        read_series(series.folder)
+
+
+def test_the_thinnest_slices_are_places_of_their_own(series: SeriesWriter) -> None:
+    for i in range(5):
+        series.add(f"{i}.dcm", series.stored(i), z=i * 0.06)
+    volume = read_series(series.folder)
+    assert volume.facts["slices_dropped"] == []
+    assert volume.grid.spacing_mm[0] == pytest.approx(0.06)
+
+
 def test_duplicates_with_another_rescale_are_refused(series: SeriesWriter) -> None:
     series.add_many(5)
     series.add("6.dcm", series.stored(2), z=-2, RescaleIntercept=-1000)
