@@ -94,7 +94,7 @@ def plan_build(
     latest = plan.writer.latest()
     known = {}
     if latest is not None:
-        plan.first_row = latest.table.rows
+        plan.first_row = latest.rows
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
         known = dict(zip(latest.study_uids, digests, strict=True))
     settled = _Settled(settle_s, tables_changed(place) if settle_s else None)
@@ -116,8 +116,12 @@ def _look_at(study: Study, known: str | None, plan: Plan, settled: _Settled) -> 
             digest = source_digest(study, localizer=plan.localizer)
         except (SpineError, OSError):
             digest = None
-        if digest == (known or (record.source_digest if record else None)):
-            return record or True
+        if known and digest == known:
+            return True
+        record = record or plan.writer.record(study.uid)  # of a build that was killed before it committed
+        passing = record and record.refusal and record.refusal.transient
+        if record and not passing and digest == record.source_digest:
+            return record
     return settled.lacks(study)
 
 

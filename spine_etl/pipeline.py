@@ -215,7 +215,7 @@ def refuse(
     """The record of a study that cannot be used, and why."""
     try:
         digest = source_digest(study, threads=threads, localizer=localizer)
-    except (SpineError, OSError):
+    except Exception:  # whatever it is, the study has its refusal
         digest = ""  # never equal to a later digest: the study is looked at again next time
     return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
 

@@ -28,7 +28,7 @@ class LocalFile:
 
     @property
     def name(self) -> str:
-        return self.address.rpartition(os.sep)[2]
+        return _printable(self.address.rpartition(os.sep)[2])
 
     def open(self) -> LocalContent:
         return LocalContent(self.address)
@@ -57,7 +57,7 @@ class LocalFolder:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return _printable(self.path.name)
 
     def files(self) -> list[LocalFile]:
         return [LocalFile(entry.path) for entry in self._entries() if _is_file(entry)]
@@ -80,6 +80,11 @@ class LocalFolder:
                 return list(entries)
         except OSError as error:
             raise SourceNotFound(f"{self.path.name} is no folder that can be read.") from error
+
+
+def _printable(name: str) -> str:
+    """The name as text that can be written down; bytes that are no UTF-8 stand as ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Callable
@@ -10,6 +11,10 @@ from pathlib import Path
 
 from spine_etl.errors import StoreWriteFailed
 from spine_etl.store.schema import is_whole
+
+
+class AnotherObject(Exception):
+    """What lies under a key is not what was committed there; the reader says which study's it is."""
 
 
 class ObjectCache:
@@ -34,16 +39,20 @@ class ObjectCache:
             raise StoreWriteFailed(f"the cache {folder} cannot be written.")
 
     def read(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
-        """The object of that SHA-256 (hex), from the folder, else fetched and kept."""
+        """The object of that SHA-256 (hex), from the folder, else fetched and kept.
+
+        Raises AnotherObject where what is fetched has another digest: all that share the folder would see it.
+        """
         place = self.folder / digest[:2] / digest[2:]
         with suppress(OSError):
             content = place.read_bytes()
             if is_whole(content):  # a power cut may have left less; such an object is fetched anew
                 return content
         content = fetch()
-        if is_whole(content):
-            with suppress(OSError):  # a full disk makes it slow, not wrong
-                _keep(place, content)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise AnotherObject
+        with suppress(OSError):  # a full disk makes it slow, not wrong
+            _keep(place, content)
         return content
 
 

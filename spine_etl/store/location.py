@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Protocol
 
-from spine_etl.errors import StoreNotFound, StoreWriteFailed
+from spine_etl.errors import StoreForbidden, StoreNotFound, StoreUnreachable, StoreWriteFailed
 from spine_etl.s3 import is_s3
 
 
@@ -39,7 +39,18 @@ class LocalLocation:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
-        return (self.root / key).read_bytes()
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except PermissionError as error:
+            action = "Mend the permissions of the store's folder."
+            raise StoreForbidden(f"{self.root / key} may not be read.", action=action) from error
+        except OSError as error:
+            action = "Look after the disk or the mount, then run again."
+            raise StoreUnreachable(
+                f"{self.root / key} cannot be read: {error.strerror}.", action=action
+            ) from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).exists()

@@ -23,7 +23,7 @@ from spine_etl.errors import (
 )
 from spine_etl.geometry import Grid
 from spine_etl.recipe import SCHEMA_VERSION, Recipe
-from spine_etl.store.cache import ObjectCache
+from spine_etl.store.cache import AnotherObject, ObjectCache
 from spine_etl.store.location import Location, locate
 from spine_etl.store.schema import (
     ATTRIBUTES,
@@ -57,6 +57,8 @@ class Store:
         What the dataset is made by, and its name.
     version, root_digest
         The version's number, and 64 hex digits over all it holds.
+    rows
+        Rows of the arrays that this version or one before it names.
     table
         Labels, folds, boxes and geometry of every study: a `VersionTable`.
     refused
@@ -72,6 +74,7 @@ class Store:
         self.fingerprint = root.fingerprint
         self.version: int = commit["version"]
         self.root_digest: str = commit["root_digest"]
+        self.rows: int = commit["rows"]
         self.arrays = row_arrays(recipe)
         attributes, self.table = _read_table(location, commit)
         self.refused: list[dict[str, Any]] = attributes["refused"]
@@ -123,6 +126,9 @@ class Store:
             return self._cache.read(digest, lambda: self.location.read(key))
         except FileNotFoundError as error:
             raise ChunkMissing(f"{key} is not there.", study=self.study_uids[study]) from error
+        except AnotherObject as error:
+            fault = f"{key} is not the object that was committed."
+            raise ChunkCorrupt(fault, study=self.study_uids[study]) from error
 
     def _key(self, array: RowArray, study: int) -> str:
         return array.key(int(self.table["row"][study]))
@@ -197,10 +203,12 @@ def read_root(location: Location) -> Root:
         raise StoreSchemaUnsupported(f"{location} has schema version {version}, not {SCHEMA_VERSION}.")
     try:
         recipe = Recipe.model_validate(attributes["recipe"])
+        latest = attributes["latest"]
+        return Root(recipe, attributes["fingerprint"], latest["version"] if latest else 0)
     except ValidationError as error:
         raise StoreSchemaUnsupported(f"{location} names a recipe that this release cannot read.") from error
-    latest = attributes["latest"]
-    return Root(recipe, attributes["fingerprint"], latest["version"] if latest else 0)
+    except (KeyError, TypeError) as error:
+        raise ChunkCorrupt(f"zarr.json of {location} is damaged.") from error
 
 
 def commit_key(version: int) -> str:
@@ -209,11 +217,13 @@ def commit_key(version: int) -> str:
 
 
 def read_commit(location: Location, version: int) -> dict[str, Any] | None:
-    """The commit of that version, None where it was never made."""
+    """The commit of that version, None where it was never made. Raises ChunkCorrupt where it is damaged."""
     try:
         commit: dict[str, Any] = json.loads(location.read(commit_key(version)))["attributes"]
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChunkCorrupt(f"{commit_key(version)} is damaged.") from error
     return commit
 
 

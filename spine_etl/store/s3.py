@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,6 +14,17 @@ from spine_etl.s3 import bucket, tried
 _Result = TypeVar("_Result")
 _WRITER = "writer"
 """Name of the metadata that says who made an object (``x-amz-meta-writer``)."""
+
+
+@contextmanager
+def _a_bucket(url: str) -> Iterator[None]:
+    """Within, what is written cannot be missing: a server that says so lacks the bucket."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreNotFound(
+            f"there is no bucket for {url}.", action="Make it, or correct --store."
+        ) from error
 
 
 class S3Location:
@@ -55,7 +67,8 @@ class S3Location:
     def write(self, key: str, content: bytes) -> None:
         import obstore
 
-        self._tried(key, lambda _: obstore.put(self._bucket, key, content, use_multipart=False))
+        with _a_bucket(self.url):
+            self._tried(key, lambda _: obstore.put(self._bucket, key, content, use_multipart=False))
 
     def create(self, key: str, content: bytes) -> None:
         """As `Location.create`. An answer that was lost does not make us a stranger to our own object: it
@@ -74,7 +87,8 @@ class S3Location:
                 if not past or self._writer(key) != name:
                     raise
 
-        self._tried(key, put)
+        with _a_bucket(self.url):
+            self._tried(key, put)
 
     def _writer(self, key: str) -> str | None:
         import obstore

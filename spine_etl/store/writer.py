@@ -107,11 +107,13 @@ class StoreWriter:
     def _claim_row(self, first: int, image: bytes) -> int:
         row = first
         while True:
-            try:
-                self.location.create(self.arrays["image"].key(row), image)
-                return row
-            except FileExistsError:
-                row += 1
+            key = self.arrays["image"].key(row)
+            # Asked before it is tried, since trying sends the whole image.
+            if not self.location.exists(key):
+                with contextlib.suppress(FileExistsError):
+                    self.location.create(key, image)
+                    return row
+            row += 1
 
     def write_record(self, record: Record) -> None:
         """Put the study's record in place; it vouches for the row, so it comes after it."""
@@ -134,8 +136,8 @@ class StoreWriter:
             digest = _root_digest(self.recipe.fingerprint, table, refused)
             if base is not None and base.root_digest == digest:
                 return base
-            version = 1 if base is None else base.version + 1
-            commit = self._write_version(version, digest, table, refused)
+            version, rows = (1, 0) if base is None else (base.version + 1, base.rows)
+            commit = self._write_version(version, digest, table, refused, rows)
             try:
                 self.location.create(commit_key(version), group_metadata(commit))
             except FileExistsError:
@@ -169,15 +171,19 @@ class StoreWriter:
         return table, [refused[uid] for uid in sorted(refused)]
 
     def _write_version(
-        self, version: int, digest: str, table: VersionTable, refused: list[dict[str, Any]]
+        self, version: int, digest: str, table: VersionTable, refused: list[dict[str, Any]], rows: int
     ) -> dict[str, Any]:
+        table_digest = table.digest(with_rows=True)
+        # Not by the root digest, which leaves rows out: another build of the same studies has other rows, and
+        # what it writes must not replace what this one commits.
+        place = hashlib.sha256(json.dumps([table_digest, refused]).encode()).hexdigest()
         commit = {
             "version": version,
-            "path": f"versions/{version}/{digest[:16]}",
+            "path": f"versions/{version}/{place[:16]}",
             "root_digest": digest,
-            "table_digest": table.digest(with_rows=True),
+            "table_digest": table_digest,
             "studies": len(table),
-            "rows": table.rows,
+            "rows": max(rows, table.rows),  # older versions still name the rows of studies that left
         }
         attributes = {**commit, "fingerprint": self.recipe.fingerprint, "refused": refused}
         columns = {name: (table[name], axes) for name, axes in DIMENSIONS.items()}

@@ -129,6 +129,31 @@ def test_a_source_of_which_all_was_refused_is_built_once_it_is_mended(source: Pa
     assert (second.version, second.processed, second.refused) == (2, 3, 0)
 
 
+def test_a_killed_build_of_changed_studies_is_gone_on_with(source: Path, tmp_path: Path) -> None:
+    build(source, tmp_path)
+    table = source / "train.csv"
+    header, *rows = table.read_text().splitlines()
+    flipped = [",".join([row.split(",")[0], *["1"] * 8]) for row in rows]
+    table.write_text("\n".join([header, *flipped]) + "\n")
+    plan = planned(source, tmp_path)
+    assert len(plan.pending) == 3
+    for row, study in enumerate(plan.pending[:2], plan.first_row):
+        process_study(study, plan.writer, row)  # and then it was killed
+    again = planned(source, tmp_path)
+    assert (len(again.pending), len(again.finished), again.first_row) == (1, 2, 5)
+    store = build(source, tmp_path)
+    assert (store.version, store.processed, store.refused) == (2, 1, 0)
+    assert open_store(tmp_path / "store").table["fracture"].all()
+
+
+def test_a_file_with_a_name_of_another_encoding_costs_nothing(source: Path, tmp_path: Path) -> None:
+    first = slices(source, 0)[0]
+    first.rename(first.with_name(os.fsdecode(b"Sch\xe4del.dcm")))
+    summary = build(source, tmp_path)
+    assert (summary.processed, summary.refused) == (3, 0)
+    assert build(source, tmp_path).unchanged == 3
+
+
 def test_an_archive_has_no_dates_to_wait_for(phantom: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "source.zip", "w") as archive:
         for path in phantom.rglob("*"):

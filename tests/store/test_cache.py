@@ -38,6 +38,16 @@ def test_what_was_read_once_is_not_asked_for_again(address: Path, tmp_path: Path
         open_store(address).image(0)
 
 
+def test_another_object_under_the_key_is_neither_given_nor_kept(address: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    store = open_store(address, cache=cache)
+    first, second = (address / store.arrays["image"].key(row) for row in (0, 1))
+    first.write_bytes(second.read_bytes())  # whole, with its own checksum, and another study's
+    with pytest.raises(ChunkCorrupt, match=r"1\.1.*not the object that was committed"):
+        store.image(0)
+    assert kept(cache) == []
+
+
 def test_a_store_that_was_built_anew_is_read_anew(address: Path, tmp_path: Path) -> None:
     """Another dataset under the same address and the same keys."""
     cache = tmp_path / "cache"

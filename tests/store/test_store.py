@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from spine_etl.errors import (
 )
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
+from spine_etl.store.location import LocalLocation
 from spine_etl.store.record import Refusal
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, build_alone, built, refused, voxels
@@ -253,6 +256,60 @@ def test_a_commit_that_was_not_published_counts(store: Store) -> None:
     StoreWriter(str(store.location), RECIPE)
     assert json.loads(root.read_text())["attributes"]["spine_etl"]["latest"]["version"] == 2
     assert zarr.open_array(root.parent / "image", mode="r").shape[0] == 6
+
+
+class Overtaken(LocalLocation):
+    """Just before this builder writes a version's table, another one commits."""
+
+    def __init__(self, root: Path, other: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.other: Callable[[], object] | None = other
+        self.waiting = threading.Lock()
+
+    def write(self, key: str, content: bytes) -> None:
+        with self.waiting:  # several threads write a table
+            if key.startswith("versions/") and self.other:
+                self.other, other = None, self.other
+                other()
+        super().write(key, content)
+
+
+def test_two_builds_of_the_same_studies_leave_a_version_that_can_be_read(tmp_path: Path) -> None:
+    """Their rows differ and their root digests do not."""
+    one, two = StoreWriter(tmp_path / "store", RECIPE), StoreWriter(tmp_path / "store", RECIPE)
+    ours, theirs = ([built(writer, f"1.{i}", i) for i in range(3)] for writer in (one, two))
+    assert {record.row for record in ours}.isdisjoint({record.row for record in theirs})
+    one.location = Overtaken(tmp_path / "store", lambda: two.commit(theirs))
+    committed = one.commit(ours)
+    store = open_store(tmp_path / "store")
+    assert (store.version, store.root_digest) == (1, committed.root_digest)
+    assert list(check_store(store)) == []
+    for i in range(3):
+        np.testing.assert_array_equal(store.image(i), voxels(i)["image"])
+
+
+def test_rows_of_older_versions_stay_within_the_arrays(store: Store) -> None:
+    rows = store.table.rows
+    writer = StoreWriter(str(store.location), RECIPE)
+    fewer = writer.commit([refused(store.study_uids[int(np.argmax(store.table["row"]))])])
+    assert fewer.table.rows < rows == fewer.rows
+    assert zarr.open_array(Path(str(store.location)) / "image", mode="r").shape[0] == rows
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null"])
+def test_a_damaged_commit_is_refused(store: Store, content: str) -> None:
+    (Path(str(store.location)) / "versions/1/zarr.json").write_text(content)
+    with pytest.raises(ChunkCorrupt, match="versions/1"):
+        open_store(str(store.location))
+
+
+def test_a_damaged_root_is_refused(store: Store) -> None:
+    root = Path(str(store.location)) / "zarr.json"
+    content = json.loads(root.read_text())
+    del content["attributes"]["spine_etl"]["fingerprint"]
+    root.write_text(json.dumps(content))
+    with pytest.raises(ChunkCorrupt, match=r"zarr\.json"):
+        open_store(str(store.location))
 
 
 def test_builds_at_once_lose_nothing(tmp_path: Path) -> None:
