@@ -58,20 +58,24 @@ def inputs_of(batch: Batch, own: Tensor, view: ViewSettings, augment: Settings |
     views = _views(image, mask, own, z, view)
     slices = at_positions(batch.slice_fracture, z).float()
     located = batch.located & (z >= 0).all(dim=2)
-    known = batch.known & torch.cat([located, located.any(dim=1, keepdim=True)], dim=1)
+    known = batch.known & _to_be_seen(located)
     labels = batch.labels.clone()
     if parameters is None or augment is None:
         return Inputs(views, located, labels, known, slices, z)
     views, slices, z, marks = (shuffle_slices(values, parameters) for values in (views, slices, z, marks))
     if augment.mixup_alpha > 0:
         located = located & located.roll(1, 0)
-        # Of two that show no level in common nothing is left to see.
-        known = known & known.roll(1, 0) & torch.cat([located, located.any(dim=1, keepdim=True)], dim=1)
+        known = known & known.roll(1, 0) & _to_be_seen(located)
         unknown = (slices < 0) | (slices.roll(1, 0) < 0)
         views, labels = mix(views, parameters), mix(labels, parameters)
         slices = mix(slices, parameters).masked_fill(unknown, -1.0)
         return Inputs(views, located, labels, known, slices, z)
     return Inputs(views, located, labels, known, slices, z, marks)
+
+
+def _to_be_seen(located: Tensor) -> Tensor:
+    """(study, level + 1): the levels that are located, and the patients who have one."""
+    return torch.cat([located, located.any(dim=1, keepdim=True)], dim=1)
 
 
 def _middle(voxels: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -97,8 +97,7 @@ def check_slices(label_map: LabelMap, volume: Volume) -> None:
     """
     if sorted(label_map.grid.shape) != sorted(volume.grid.shape):
         return
-    apart = np.linalg.norm(label_map.grid.corners_mm()[:, None] - volume.grid.corners_mm()[None], axis=2)
-    furthest = apart.min(axis=1).max()
+    furthest = label_map.grid.corner_distance_mm(volume.grid)
     if furthest > volume.grid.spacing_mm.max():
         raise MaskOutsideVolume(
             f"The segmentation has the CT's size, but its corners lie {furthest:.1f} mm away from the CT's."

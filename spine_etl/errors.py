@@ -114,7 +114,10 @@ class TableInvalid(SourceError, ValueError):
 
 class StudyNameInvalid(SourceError, ValueError):
     code = "STUDY_NAME_INVALID"
-    default_action = "Rename the folder to its StudyInstanceUID (digits and dots, at most 64)."
+    default_action = (
+        "Rename the folder to its StudyInstanceUID (digits and dots, at most 64);"
+        " ls train_images | grep -vxE '[0-9A-Za-z][0-9A-Za-z._-]{0,63}' finds it."
+    )
 
 
 class ArchiveInvalid(SourceError, ValueError):

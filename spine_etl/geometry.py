@@ -134,6 +134,14 @@ class Grid:
         ends = [(-0.5, n - 0.5) for n in self.shape]
         return self.to_mm([(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]])
 
+    def corner_distance_mm(self, other: Grid) -> float:
+        """The most that a corner of this block lies away from the other's nearest one.
+
+        0 where both are one block, whatever the order and direction of their axes.
+        """
+        apart = np.linalg.norm(self.corners_mm()[:, None] - other.corners_mm()[None], axis=2)
+        return float(apart.min(axis=1).max())
+
     def enclosing_canonical(self, spacing_mm: float) -> Grid:
         """The smallest canonical grid of that spacing that covers this one's whole voxel block."""
         corners = self.corners_mm()

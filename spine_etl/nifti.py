@@ -105,8 +105,9 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 def _read(file: DigestedFile, name: str) -> LabelMap:
     content, size = _unpacked(file, name) if name.endswith(".gz") else (file, file.size)
-    header = _header(content, size, name)
+    header = _header(content, name)
     shape, stored = _layout(header, size, name)
+    content.read(int(header.get_data_offset()) - header.sizeof_hdr)  # extensions, if there are any
     grid, scaling = _grid(header, shape, name), _scaling(header, name)
     labels = _labels(content, shape, stored, scaling, name)
     file.read()  # what follows the voxels belongs to the digest
@@ -122,8 +123,8 @@ def _unpacked(file: DigestedFile, name: str) -> tuple[DigestedFile, int]:
     return DigestedFile(Held(content)), len(content)
 
 
-def _header(content: DigestedFile, length: int, name: str) -> Any:
-    """The header; the content is then read up to its first voxel."""
+def _header(content: DigestedFile, name: str) -> Any:
+    """The header, whose shape and offset are numbers that can be used."""
     first = content.read(4)
     sizes = [int.from_bytes(first, order) for order in ("little", "big")]
     size = next((size for size in sizes if size in _HEADERS), None)
@@ -132,17 +133,13 @@ def _header(content: DigestedFile, length: int, name: str) -> Any:
         raise MaskUnreadable(f"{name} does not begin with a NIfTI header.")
     try:
         header = _HEADERS[size](block)
-        extensions = int(header.get_data_offset()) - size
-        header.get_data_shape()
+        offset, _ = int(header.get_data_offset()), header.get_data_shape()
     except (HeaderDataError, ValueError, OverflowError) as error:
         raise MaskUnreadable(f"{name} has a damaged NIfTI header.") from error
     if not header["magic"].item().startswith(b"n+"):
         raise MaskUnreadable(f"{name} is half of an .hdr/.img pair; a single .nii or .nii.gz is needed.")
-    if extensions < 0:
+    if offset < size:
         raise MaskUnreadable(f"{name} says that its voxels begin within its header.")
-    if size + extensions > length:
-        raise MaskUnreadable(f"{name} is cut short: its voxels begin beyond its end.")
-    content.read(extensions)
     return header
 
 

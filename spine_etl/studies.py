@@ -134,17 +134,20 @@ def _study(
     uid = folder.name
     if not _UID.fullmatch(uid):
         # Such a name never becomes part of a path in the store, and it may be a patient's.
-        safe = f"unnamed-{hashlib.sha256(uid.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-        return Study(safe, folder, problem=StudyNameInvalid("the folder's name is no UID.", study=safe))
+        safe = f"unnamed-{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
+        reason = f"the name of a folder in {_IMAGES}, {len(uid)} characters long, is no UID."
+        return Study(safe, folder, problem=StudyNameInvalid(reason, study=safe))
     mask = masks.get(f"{uid}.nii") or masks.get(f"{uid}.nii.gz")
-    row, found = labels.get(uid), boxes.get(uid, [])
-    problem: SpineError | None = next(
-        (fault for fault in (row, found) if isinstance(fault, TableInvalid)), None
-    )
     if f"{uid}.nii" in masks and f"{uid}.nii.gz" in masks:
-        problem = MaskUnreadable("there are two segmentations, .nii and .nii.gz.", study=uid)
-    if problem or isinstance(row, TableInvalid) or isinstance(found, TableInvalid):
-        return Study(uid, folder, mask, problem=problem)
+        twice = MaskUnreadable(
+            "there are two segmentations, .nii and .nii.gz.", study=uid, action="Take the wrong one away."
+        )
+        return Study(uid, folder, mask, problem=twice)
+    row, found = labels.get(uid), boxes.get(uid, [])
+    if isinstance(row, TableInvalid):
+        return Study(uid, folder, mask, problem=row)
+    if isinstance(found, TableInvalid):
+        return Study(uid, folder, mask, problem=found)
     return Study(uid, folder, mask, row, tuple(found))
 
 

@@ -102,3 +102,14 @@ def test_matches_compares_shape_and_every_corner() -> None:
     assert not grid.matches(Grid(grid.shape, moved))
     assert grid.matches(Grid(grid.shape, moved), tolerance_mm=0.03)
     assert not grid.matches(Grid(grid.shape, turned))
+
+
+def test_one_block_stored_in_another_order_has_the_same_corners() -> None:
+    grid = oblique()
+    z, y, x = grid.shape
+    reversed_x = grid.affine @ np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, x - 1], [0, 0, 0, 1]])
+    stored = Grid((x, z, y), reversed_x)  # (x from its end, z, y)
+    assert grid.corner_distance_mm(stored) == pytest.approx(0, abs=1e-9)
+    moved = grid.affine.copy()
+    moved[:3, 3] += (3.0, 0.0, -4.0)
+    assert grid.corner_distance_mm(Grid(grid.shape, moved)) == pytest.approx(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,17 @@ def test_a_bad_row_costs_its_own_study(source: Path, table: str, line: str) -> N
     assert table in studies["1.3"].problem.reason
     assert studies["1.2"].problem is None
     assert studies["1.10"].problem is None
+
+
+def test_the_refusal_of_a_name_says_how_to_find_it(source: Path) -> None:
+    """Without telling it."""
+    (source / "train_images" / "DOE JANE").mkdir()
+    (problem,) = (study.problem for study in found(source).values() if study.problem)
+    assert "DOE" not in str(problem)
+    command = re.search(r"ls train_images \| grep \S+ '[^']+'", problem.action)
+    assert command
+    told = subprocess.run(command[0], shell=True, cwd=source, capture_output=True, text=True)  # noqa: S602
+    assert told.stdout == "DOE JANE\n"
 
 
 def test_two_segmentations_are_one_too_many(source: Path) -> None:

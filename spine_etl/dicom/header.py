@@ -80,12 +80,6 @@ _LARGEST = 1e6  # no millimetre, slope, intercept or window of a CT comes near
 _FIRST_BLOCK = 8192
 
 
-# pydicom warns with the text it stumbles over, which may be a patient's name.
-_PYDICOM = r"pydicom(\.|$)"
-_SILENCE = ("ignore", None, Warning, re.compile(_PYDICOM), 0)
-warnings.filterwarnings("ignore", module=_PYDICOM)
-
-
 class Surprise(Exception):
     """A file is not as the fast path expects it, so pydicom is asked; this never reaches a caller."""
 
@@ -257,14 +251,15 @@ def read_dataset(content: bytes, name: str) -> Any:
 
 
 def _silent_pydicom() -> Any:
-    """pydicom, kept from quoting headers in warnings and in its log."""
+    """pydicom, kept from warning and logging with the text it stumbles over, which may be a patient's name.
+
+    Each time anew, since who called may have put its own filters in place or taken ours away.
+    """
     import pydicom
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    # The filter is gone where this module was imported within a catch_warnings that has ended.
-    if _SILENCE not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PYDICOM)
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     return pydicom
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -39,21 +41,12 @@ class LocalLocation:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise
-        except PermissionError as error:
-            action = "Mend the permissions of the store's folder."
-            raise StoreForbidden(f"{self.root / key} may not be read.", action=action) from error
-        except OSError as error:
-            action = "Look after the disk or the mount, then run again."
-            raise StoreUnreachable(
-                f"{self.root / key} cannot be read: {error.strerror}.", action=action
-            ) from error
+        with _seeing(self.root / key) as place:
+            return place.read_bytes()
 
     def exists(self, key: str) -> bool:
-        return (self.root / key).exists()
+        with _seeing(self.root / key) as place:
+            return place.exists()
 
     def write(self, key: str, content: bytes) -> None:
         target = self.root / key
@@ -71,6 +64,21 @@ class LocalLocation:
             finally:
                 temporary.unlink()
             _sync_folder(target.parent)
+
+
+@contextmanager
+def _seeing(place: Path) -> Iterator[Path]:
+    """Within, what the system says of a read becomes a refusal; that nothing is there goes through."""
+    try:
+        yield place
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except PermissionError as error:
+        action = "Mend the permissions of the store's folder."
+        raise StoreForbidden(f"{place} may not be read.", action=action) from error
+    except OSError as error:
+        action = "Look after the disk or the mount, then run again."
+        raise StoreUnreachable(f"{place} cannot be read: {error.strerror}.", action=action) from error
 
 
 _TEMPORARY = ".writing"

@@ -175,6 +175,10 @@ def open_store(
         If another release wrote it in a layout that this one does not know.
     StoreNotCommitted
         If it holds no such committed version.
+    ChunkMissing, ChunkCorrupt
+        If what says what it holds is lost or damaged.
+    StoreForbidden, StoreUnreachable
+        If it may not, or cannot, be read.
     """
     location = locate(dataset_in(store, recipe) if recipe else store)
     root = read_root(location)

@@ -23,6 +23,7 @@ from spine_etl.errors import (
     StoreNotCommitted,
     StoreNotFound,
     StoreSchemaUnsupported,
+    StoreUnreachable,
     StudyNotInStore,
 )
 from spine_etl.store import Store, open_store
@@ -301,6 +302,11 @@ def test_a_damaged_commit_is_refused(store: Store, content: str) -> None:
     (Path(str(store.location)) / "versions/1/zarr.json").write_text(content)
     with pytest.raises(ChunkCorrupt, match="versions/1"):
         open_store(str(store.location))
+
+
+def test_what_the_disk_refuses_has_a_code(store: Store) -> None:
+    with pytest.raises(StoreUnreachable, match="versions cannot be read: Is a directory"):
+        store.location.read("versions")
 
 
 def test_a_damaged_root_is_refused(store: Store) -> None:
