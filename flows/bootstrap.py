@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import (
+from flows.cli import (
     build_arguments,
     interruptible,
     positive,
@@ -30,7 +30,7 @@ from flows.command import (
 )
 
 if TYPE_CHECKING:
-    from flows.summary import Summary
+    from flows.building.summary import Summary
     from spine_etl.recipe import Recipe
 
 
@@ -83,7 +83,7 @@ def bootstrap(
 
     @task(name="train-localizer")
     def train() -> None:
-        from model.localizer_training import train_localizer
+        from model.localizer.training import train_localizer
         from model.options import TrainLocalizerOptions
 
         train_localizer(TrainLocalizerOptions(store=store, out=Path(localizer), epochs=epochs))
@@ -106,7 +106,7 @@ def bootstrap(
 
 
 def _is_trained(localizer: str, folds: int) -> bool:
-    from model.localizer import is_finished
+    from model.localizer.localizer import is_finished
 
     return all(is_finished(Path(localizer) / f"fold{fold}") for fold in range(folds))
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.command import build_arguments, interruptible, recipe_of, run, say, settle_prefect, store_of
+from flows.cli import build_arguments, interruptible, recipe_of, run, say, settle_prefect, store_of
 
 if TYPE_CHECKING:
-    from flows.summary import Summary
+    from flows.building.summary import Summary
     from spine_etl.recipe import Recipe
     from spine_etl.store.record import Record
 
@@ -66,7 +66,7 @@ def build(
 ) -> Summary:
     """Build, and say on standard error how it goes. Raises SpineError."""
     began = time.monotonic()
-    from flows.plan import load_localizer, plan_build
+    from flows.building.plan import load_localizer, plan_build
 
     workers = workers or len(os.sched_getaffinity(0))
     say("Looking for what is new ...")
@@ -74,13 +74,13 @@ def build(
     plan = plan_build(source, store, recipe, threads=workers, localizer=finder, settle_s=settle_s)
     count = len(plan.pending)
     if not count:
-        from flows.summary import finish
+        from flows.building.summary import finish
 
         return finish(plan, [], began)
     say(f"{count} studies to process, {plan.committed + len(plan.finished)} need nothing.")
     say("Starting Prefect and the workers; this takes some seconds ...")
     settle_prefect()
-    from flows.build import run_planned
+    from flows.building.flow import run_planned
 
     with _progress(count) as progress, interruptible():
         return run_planned(plan, workers, dask, progress, began)

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from flows.command import recipe_of, say
+from flows.cli import recipe_of, say
 
 _PORT = 4200
 _START_S = 300
@@ -71,7 +71,7 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, object]:
-    """Those of `flows.build.build_dataset`. Raises RecipeInvalid."""
+    """Those of `flows.building.flow.build_dataset`. Raises RecipeInvalid."""
     return {
         "source": options.source,
         "store": options.store,
@@ -90,7 +90,7 @@ def _serve(parameters: dict[str, object], cron: str, address: str) -> None:
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.build import build_dataset
+    from flows.building.flow import build_dataset
 
     # A deployment, not the flow itself: each run then imports the flow, as a worker's does.
     nightly = build_dataset.to_deployment(

@@ -7,13 +7,13 @@ Exit status: 0 drawn; 1 it cannot be done; 2 the command line is wrong; 130 inte
 
 from __future__ import annotations
 
-from model.command import run_command
+from model.cli import run_command
 from model.options import ExplainOptions
 
 
 def explain(options: ExplainOptions) -> None:
     """Draw as the options say. Raises SpineError."""
-    from model.explanation import draw
+    from model.inference.explanation import draw
 
     draw(options)
     print(f"Wrote {options.out}")

@@ -10,20 +10,20 @@ folds that are not finished).
 
 from __future__ import annotations
 
-from model.command import run_commands
+from model.cli import run_commands
 from model.options import ApplyLocalizerOptions, TrainLocalizerOptions
 
 
 def train(options: TrainLocalizerOptions) -> None:
     """Train as the options say. Raises SpineError."""
-    from model.localizer_training import train_localizer
+    from model.localizer.training import train_localizer
 
     train_localizer(options)
 
 
 def apply(options: ApplyLocalizerOptions) -> None:
     """Localize, or score, as the options say. Raises SpineError."""
-    from model.localizer_table import apply_localizer
+    from model.localizer.table import apply_localizer
 
     apply_localizer(options)
 

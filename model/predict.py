@@ -8,13 +8,13 @@ Exit status: 0 predicted; 1 it cannot be done; 2 the command line is wrong; 130 
 
 from __future__ import annotations
 
-from model.command import run_command
+from model.cli import run_command
 from model.options import PredictOptions
 
 
 def predict(options: PredictOptions) -> None:
     """Predict as the options say. Raises SpineError."""
-    from model.submission import predict_store
+    from model.inference.submission import predict_store
 
     predict_store(options)
 

@@ -8,13 +8,13 @@ Exit status: 0 trained; 1 it cannot go on; 2 the command line is wrong; 130 inte
 
 from __future__ import annotations
 
-from model.command import run_command
+from model.cli import run_command
 from model.options import TrainOptions
 
 
 def train(options: TrainOptions) -> None:
     """Train as the options say. Raises SpineError."""
-    from model.fit import fit
+    from model.training.run import fit
 
     fit(options)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from spine_etl.errors import SpineError
     from spine_etl.phantom import PhantomStudy
     from spine_etl.report.drawing import Window
+    from spine_etl.source.layout import Study
     from spine_etl.store import Store
-    from spine_etl.studies import Study
     from spine_etl.volume import Volume
 
 _CERVICAL = [f"C{n}" for n in range(1, 8)]
@@ -189,7 +189,7 @@ def _show_source(options: argparse.Namespace) -> list[Path]:
 
 def _find_study(source: str, uid: str, levels: list[str]) -> Study:
     from spine_etl.errors import SourceNotFound
-    from spine_etl.studies import discover_studies
+    from spine_etl.source.layout import discover_studies
 
     study = next((study for study in discover_studies(source, levels) if study.uid == uid), None)
     if study is None:

@@ -210,7 +210,7 @@ class MaskOutsideVolume(MaskError, ValueError):
 
 class RecipeInvalid(SpineError, ValueError):
     code = "RECIPE_INVALID"
-    default_action = "Correct the recipe; flows/recipes holds examples."
+    default_action = "Correct the recipe; spine_etl/recipes holds examples."
 
 
 class StoreError(SpineError):

@@ -18,7 +18,6 @@ from isal import igzip
 from isal.igzip_lib import IsalError
 from nibabel.spatialimages import HeaderDataError
 
-from spine_etl.digest import DigestedFile
 from spine_etl.errors import (
     GeometryInvalid,
     LabelUnknown,
@@ -27,8 +26,9 @@ from spine_etl.errors import (
     SourceNotFound,
     SpineError,
 )
-from spine_etl.files import FilePlace, Held, file_at, held_still
 from spine_etl.geometry import FloatArray, Grid
+from spine_etl.source.digest import DigestedFile
+from spine_etl.source.files import FilePlace, Held, file_at, held_still
 from spine_etl.volume import LabelMap, Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -27,17 +27,17 @@ from spine_etl.crops import (
     shown_slices,
 )
 from spine_etl.dicom import read_series, series_files
-from spine_etl.digest import combine, file_digest
 from spine_etl.errors import SourceChanged, SourceUnreachable, SpineError, StoreError, Unexpected
 from spine_etl.geometry import Grid
 from spine_etl.localization import LEAST_CONFIDENCE, Localization, Localizer
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import coverage, sample_image, sample_labels
+from spine_etl.source.digest import combine, file_digest
+from spine_etl.source.layout import Study
 from spine_etl.store.record import BoxRecord, LevelRecord, MaskSource, Record
 from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import Study
 from spine_etl.volume import AIR_HU, LabelMap, Volume
 
 
@@ -54,7 +54,7 @@ def process_study(
     Parameters
     ----------
     study
-        One of `spine_etl.studies.discover_studies`.
+        One of `spine_etl.source.layout.discover_studies`.
     writer
         The store to build into; its recipe says what is cut.
     row

@@ -34,7 +34,7 @@ class Volume:
     file_numbers
         (z,) the number in each slice's file name, -1 where it has none: RSNA's ``slice_number``.
     source_digest
-        Digest of the files that were read (`spine_etl.digest`), empty where there were none.
+        Digest of the files that were read (`spine_etl.source.digest`), empty where there were none.
     """
 
     voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ class LabelMap:
     """A segmentation: one unsigned label per voxel, 0 for background, on a grid of its own.
 
     ``labels`` is (z, y, x), uint8; the axes need not be those of the patient nor of the CT.
-    ``source_digest`` is the digest of the file (`spine_etl.digest`), empty where there was none.
+    ``source_digest`` is the digest of the file (`spine_etl.source.digest`), empty where there was none.
     """
 
     labels: npt.NDArray[np.uint8]

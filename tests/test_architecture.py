@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = {"dicom", "nifti", "resample", "crops"}
-FOUNDATIONS = {"errors", "geometry", "volume", "recipe", "digest", "files", "s3"}
-STORE_NEEDS = FOUNDATIONS - {"digest", "files"}
+FOUNDATIONS = {"errors", "geometry", "volume", "recipe", "source", "s3"}
+STORE_NEEDS = FOUNDATIONS - {"source"}
 
 
 def imports(path: Path) -> Iterator[str]:

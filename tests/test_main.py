@@ -17,8 +17,8 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 from spine_etl import process_study
 from spine_etl.__main__ import main
 from spine_etl.recipe import load_recipe
+from spine_etl.source.layout import discover_studies
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import discover_studies
 
 COMMANDS = ("phantom", "read", "inspect", "show", "check")
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "store"
-    recipe = load_recipe(ROOT / "flows/recipes/quick.yaml")
+    recipe = load_recipe(ROOT / "spine_etl/recipes/quick.yaml")
     writer = StoreWriter(folder, recipe)
     studies = discover_studies(source, list(recipe.levels))
     writer.commit([process_study(study, writer, row) for row, study in enumerate(studies)])
@@ -248,7 +248,7 @@ def test_inspect_and_check_tell_of_a_store(store: Path, capsys: pytest.CaptureFi
     assert run("inspect", store, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["version"], facts["studies"], facts["refused"]) == (1, 2, {})
-    assert facts["fingerprint"] == load_recipe(ROOT / "flows/recipes/quick.yaml").fingerprint
+    assert facts["fingerprint"] == load_recipe(ROOT / "spine_etl/recipes/quick.yaml").fingerprint
     assert run("inspect", store) == 0
     assert facts["fingerprint"] in capsys.readouterr().out
     assert run("check", store) == 0

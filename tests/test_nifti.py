@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from spine_etl.digest import file_digest
 from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskUnreadable, SourceNotFound, SpineError
 from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map, write_volume
+from spine_etl.source.digest import file_digest
 from spine_etl.volume import Volume
 
 RNG = np.random.default_rng(3)

@@ -12,7 +12,6 @@ import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
 from spine_etl.crops import overview_grid
 from spine_etl.dicom import read_series
-from spine_etl.files import LocalFile, LocalFolder
 from spine_etl.geometry import Grid
 from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
@@ -20,13 +19,14 @@ from spine_etl.phantom import PhantomStudy, write_phantom
 from spine_etl.pipeline import crop_study, process_study, source_digest
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.resample import sample_labels
+from spine_etl.source.files import LocalFile, LocalFolder
+from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import Study, discover_studies
 from spine_etl.volume import LabelMap
 
-QUICK = load_recipe(Path(__file__).parents[1] / "flows/recipes/quick.yaml")
+QUICK = load_recipe(Path(__file__).parents[1] / "spine_etl/recipes/quick.yaml")
 Phantom = tuple[Path, dict[str, PhantomStudy]]
 
 

@@ -36,9 +36,9 @@ from spine_etl.dicom.header import (
     scan_file,
 )
 from spine_etl.dicom.hounsfield import Hounsfield, Pixels, to_hounsfield
-from spine_etl.digest import DigestedFile
 from spine_etl.errors import DecodeFailed, DicomUnreadable, SourceError
-from spine_etl.files import FilePlace, file_at
+from spine_etl.source.digest import DigestedFile
+from spine_etl.source.files import FilePlace, file_at
 
 _ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE  # as read little endian
 _END_OF_IMAGE = b"\xff\xd9"

@@ -18,7 +18,7 @@ from struct import unpack_from
 from typing import Any, NamedTuple, Protocol
 
 from spine_etl.errors import DicomUnreadable, HeaderInvalid, SourceError, TransferSyntaxUnsupported
-from spine_etl.files import FilePlace, file_at
+from spine_etl.source.files import FilePlace, file_at
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"

@@ -15,9 +15,9 @@ from spine_etl.dicom.decode import Slice, read_slice
 from spine_etl.dicom.header import MAGIC_END
 from spine_etl.dicom.hounsfield import Hounsfield
 from spine_etl.dicom.stack import Stack, stack_slices
-from spine_etl.digest import combine
 from spine_etl.errors import DicomUnreadable, NoSlices, SourceError
-from spine_etl.files import File, Folder, FolderPlace, held_still, open_source
+from spine_etl.source.digest import combine
+from spine_etl.source.files import File, Folder, FolderPlace, held_still, open_source
 from spine_etl.volume import Volume
 
 _MOST_THREADS = 8

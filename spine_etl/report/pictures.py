@@ -19,9 +19,9 @@ from spine_etl.report.panels import (
     reslice_panels,
     slice_panels,
 )
+from spine_etl.source.layout import PATIENT, Study
 from spine_etl.store import Store
 from spine_etl.store.schema import LEVEL_STATUS
-from spine_etl.studies import PATIENT, Study
 from spine_etl.volume import LabelMap, Volume
 
 _WHY_NO_CROP = {"unlocated": "not located:\nno segmentation", "absent": "absent from\nthe segmentation"}

@@ -9,10 +9,10 @@ import pytest
 
 from spine_etl.phantom import Syntax, write_phantom
 from spine_etl.recipe import Recipe, load_recipe
-from spine_etl.studies import Study, discover_studies
+from spine_etl.source.layout import Study, discover_studies
 from tests.benchmarks.contest import ROOT
 
-RECIPE = ROOT / "flows" / "recipes" / "rsna2022.yaml"
+RECIPE = ROOT / "spine_etl" / "recipes" / "rsna2022.yaml"
 
 
 @pytest.fixture(scope="session")

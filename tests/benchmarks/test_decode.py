@@ -19,7 +19,7 @@ from pydicom.uid import JPEGLSLossless
 
 from spine_etl.dicom import series_files
 from spine_etl.dicom.decode import read_slice
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.contest import ratio, show, take_turns, typical
 from tests.benchmarks.peers import THREADS

@@ -18,8 +18,8 @@ from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import Recipe
 from spine_etl.resample import warm_up
+from spine_etl.source.layout import discover_studies
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import discover_studies
 from tests.benchmarks.contest import ROOT, show
 
 pytestmark = pytest.mark.benchmark

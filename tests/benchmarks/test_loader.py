@@ -23,14 +23,14 @@ from monai.transforms import Transform
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 
-from model.data import Batches, StudyDataset
+from model.data.loader import Batches, StudyDataset
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord, Record
 from spine_etl.store.writer import StoreWriter
 
 THREADS, ROUNDS = 2, 3
-RECIPES = Path(__file__).parents[2] / "flows" / "recipes"
+RECIPES = Path(__file__).parents[2] / "spine_etl" / "recipes"
 Item = dict[str, torch.Tensor]
 Epoch = Callable[[], Iterable[Any]]
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.fcn import class_of_label
-from model.localizer import Localizer
-from model.localizer_score import score_volume, summary
-from model.localizer_training import with_masks
+from model.localizer.localizer import Localizer
+from model.localizer.network import class_of_label
+from model.localizer.score import score_volume, summary
+from model.localizer.training import with_masks
 from spine_etl.store import Store, open_store
 
 Volume = np.ndarray[Any, np.dtype[Any]]

@@ -18,7 +18,7 @@ from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU, Volume
 from tests.benchmarks.contest import ratio, show, take_turns, typical
 from tests.benchmarks.peers import THREADS

@@ -20,21 +20,21 @@ from typing import Any
 
 import pytest
 
-from flows.plan import plan_build
+from flows.building.plan import plan_build
 from spine_etl.phantom import write_phantom
 from spine_etl.recipe import Recipe, load_recipe
+from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
 from spine_etl.store.schema import OBJECTS
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import discover_studies
 from tests.benchmarks.contest import ROOT, show
 
 pytestmark = pytest.mark.benchmark
 
 ROWS = (100, 10_000, 100_000)
 NIGHT = 50
-QUICK = load_recipe(ROOT / "flows" / "recipes" / "quick.yaml")
+QUICK = load_recipe(ROOT / "spine_etl" / "recipes" / "quick.yaml")
 
 
 def sha(text: str) -> str:

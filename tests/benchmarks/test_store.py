@@ -20,9 +20,9 @@ from spine_etl.geometry import Grid
 from spine_etl.pipeline import crop_study, process_study
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image
+from spine_etl.source.layout import Study
 from spine_etl.store import Store
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import Study
 from tests.benchmarks.contest import ratio, show, take_turns, typical
 from tests.benchmarks.peers import THREADS
 

@@ -16,8 +16,8 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from spine_etl.dicom import read_series, series_files
-from spine_etl.digest import combine, file_digest
 from spine_etl.errors import DicomUnreadable, NoSlices, SourceNotFound, SpineError
+from spine_etl.source.digest import combine, file_digest
 
 if TYPE_CHECKING:
     from .conftest import SeriesWriter

@@ -19,15 +19,15 @@ import pytest
 from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
+from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import discover_studies
 from tests.flows.commands import build, run, start
 
 pytestmark = pytest.mark.integration
-RECIPE = load_recipe(Path(__file__).parents[2] / "flows/recipes/quick.yaml")
+RECIPE = load_recipe(Path(__file__).parents[2] / "spine_etl/recipes/quick.yaml")
 
 
 @pytest.fixture(scope="module")

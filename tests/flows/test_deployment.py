@@ -20,16 +20,16 @@ import pytest
 from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
+from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.location import locate
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import discover_studies
 from tests.flows.services import ROOT, Services
 
 pytestmark = pytest.mark.integration
-RECIPE = load_recipe(ROOT / "flows/recipes/quick.yaml")
+RECIPE = load_recipe(ROOT / "spine_etl/recipes/quick.yaml")
 STUDIES = 8
 DEADLINE_S = 300
 
@@ -150,7 +150,8 @@ def digest(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
 def another_build(services: Services, store: str) -> Iterator[None]:
     """A process that holds the store's turn, as a run of any deployment does."""
     code = (
-        "import sys; from flows.deployed import only_run_of\nwith only_run_of(sys.argv[1]): print(); input()"
+        "import sys; from flows.building.deployment import only_run_of\n"
+        "with only_run_of(sys.argv[1]): print(); input()"
     )
     settings = {"PREFECT_API_URL": services.environment("worker")["PREFECT_API_URL"]}
     holding = subprocess.Popen(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.lane import CpuLane, _CpuPassage
+from model.data.transfer import CpuLane, _CpuPassage
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord, Record
@@ -92,4 +92,4 @@ class OtherMemory(CpuLane):
 @pytest.fixture
 def other_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """other_memory(): from now on batches lie in another memory than what is read."""
-    return lambda: monkeypatch.setattr("model.data.lane", lambda device: OtherMemory())
+    return lambda: monkeypatch.setattr("model.data.loader.lane", lambda device: OtherMemory())

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from model.inference.curves import save_picture
 from model.output import write_atomically
-from model.pictures import save_picture
 from spine_etl.errors import OutputUnwritable
 from spine_etl.store import Store
 

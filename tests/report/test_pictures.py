@@ -17,11 +17,11 @@ from spine_etl.recipe import Block, Recipe
 from spine_etl.report.drawing import BONE, Style, Window, _Layout, color_of, draw, header_window
 from spine_etl.report.panels import Panel, PanelBox
 from spine_etl.report.pictures import draw_stored, draw_study
+from spine_etl.source.layout import Study
 from spine_etl.store import Store
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
 from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
-from spine_etl.studies import Study
 from spine_etl.volume import FractureBox, LabelMap, Volume
 
 Picture = npt.NDArray[np.float32]

@@ -18,7 +18,7 @@ import SimpleITK as sitk  # noqa: N813 - so its own manual calls it
 from numcodecs import blosc
 
 from spine_etl.recipe import Block, Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import THREADS, Crops
 

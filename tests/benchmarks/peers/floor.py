@@ -29,7 +29,7 @@ from spine_etl.dicom import read_series, series_files
 from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from tests.benchmarks.peers import THREADS, Crops
 
 _Table = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]

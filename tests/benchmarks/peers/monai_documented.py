@@ -12,7 +12,7 @@ from monai.data import PersistentDataset
 from monai.transforms import Compose, Spacingd
 
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
 from tests.benchmarks.peers.monai_parts import KEYS, cut, files, loading, settle
 

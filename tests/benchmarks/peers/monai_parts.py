@@ -12,7 +12,7 @@ import torch
 from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd
 
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import THREADS
 

@@ -12,7 +12,7 @@ import numpy as np
 from monai.transforms import Compose, CropForegroundd, Spacingd
 
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
 from tests.benchmarks.peers.monai_parts import KEYS, cut, files, loading, settle
 

@@ -13,7 +13,7 @@ import pydicom
 from scipy import ndimage
 
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import Crops
 

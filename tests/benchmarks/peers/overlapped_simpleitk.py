@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from spine_etl.recipe import Recipe
-from spine_etl.studies import Study
+from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
 from tests.benchmarks.peers.expert_simpleitk import cut, read_mask, read_series, settle
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from spine_etl.recipe import load_recipe
-from spine_etl.studies import discover_studies
+from spine_etl.source.layout import discover_studies
 
 
 def main(name: str, source: str, recipe_file: str, out: str) -> None:

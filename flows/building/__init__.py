@@ -1,0 +1,1 @@
+"""A build, step by step: plan, process each study, commit, report."""

@@ -1,0 +1,183 @@
+"""From finished runs to a table of probabilities, and its score: `model.predict` without the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.data.targets import Indices
+from model.distributed import choose_device
+from model.inference.calibration import probabilities
+from model.inference.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
+from model.inference.predictor import column_logits, labels_of
+from model.networks.cnn_lstm import CnnLstm
+from model.options import PredictOptions
+from model.output import write_atomically
+from model.training.checkpoint import Model, load_model
+from spine_etl.errors import CheckpointInvalid, FoldInvalid
+from spine_etl.store import Store, open_store
+
+_LEAST = 0.01
+"""A level that was never fractured in the training folds may still be in what cannot be seen."""
+
+
+def predict_store(options: PredictOptions) -> dict[str, Any] | None:
+    """Write the table; with ``evaluate``, also tell and return the score.
+
+    A level that is not located, a study without any, and a study that the build refused get the weighted
+    prevalence of the training folds, the best constant there is, though never less than 1 % nor more than
+    99 %; standard error says how many.
+
+    Raises
+    ------
+    CheckpointInvalid
+        If a run is not finished, is of another recipe, or trained on the fold that is to be scored.
+    FoldInvalid
+        If the fold is none of the store's, holds no labelled study, or is missing beside ``evaluate``.
+    StoreError
+        If the store, or a study's objects, cannot be read.
+    """
+    device = choose_device(options.device)
+    store = open_store(options.store, cache=options.cache)
+    studies = _studies(store, options)
+    models = [load_model(run, store) for run in options.checkpoint]
+    if options.evaluate:
+        _check_held_out(options, [model for _, model in models])
+    table = np.mean(
+        [predicted(network.to(device), model, store, studies, device) for network, model in models], axis=0
+    )
+    constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
+    constant = constant.clip(_LEAST, 1 - _LEAST)
+    unseen = np.isnan(table)
+    table = np.where(unseen, constant, table)
+    blind = unseen.all(axis=1)
+    uids = [store.study_uids[study] for study in studies.tolist()]
+    if options.fold is None:
+        refused = [entry["uid"] for entry in store.refused]
+        table = np.concatenate([table, np.tile(constant, (len(refused), 1))])
+        uids += refused
+        _warn(len(refused), "studies refused by the build")
+    _warn(int(blind.sum()), "studies without a located vertebra")
+    _warn(int(unseen[~blind].sum()), "levels that are not located")
+    _write_table(options.out, uids, [*store.levels, "patient_overall"], table)
+    if not options.evaluate:
+        return None
+    score = evaluate(store, studies, table)
+    _tell(score, options.json)
+    if options.pictures:
+        from model.inference.curves import draw_curves
+
+        draw_curves(labels_of(store, studies), table, [*store.levels, "patient_overall"], options.pictures)
+    return score
+
+
+def predicted(
+    network: CnnLstm, model: Model, store: Store, studies: Indices, device: torch.device
+) -> FloatArray:
+    """(studies, levels + 1) probabilities of one run; NaN where nothing is located."""
+    table = np.full((len(studies), len(store.levels) + 1), np.nan)
+    seen = store.located()[studies].any(axis=1)
+    if seen.any():
+        logits = column_logits(network, model.view, store, studies[seen], device)
+        said = probabilities(np.nan_to_num(logits), model.temperature)
+        table[seen] = np.where(np.isnan(logits), np.nan, said)
+    return table
+
+
+def evaluate(store: Store, studies: Indices, table: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The score of a fold's studies, all of one fold, beside that of the constant.
+
+    ``baseline`` is the weighted prevalence of the other folds. ``auroc`` is the mean over the columns whose
+    labels are not all alike, ``auroc_patient`` and ``auroc_levels`` are its parts (None where undefined),
+    ``auroc_vertebrae`` pools all vertebrae.
+    """
+    labels = labels_of(store, studies)
+    others = np.flatnonzero(store.table["fold"] != store.table["fold"][studies[0]])
+    constant = constant_baselines(labels_of(store, others))["weighted_prevalence"]
+    constants = np.broadcast_to(constant, labels.shape)
+    areas = auroc(labels, table)
+    return {
+        "weighted_log_loss": weighted_log_loss(labels, table),
+        "baseline": weighted_log_loss(labels, constants),
+        "auroc": _number(float(np.nanmean(areas))) if not np.isnan(areas).all() else None,
+        "studies": len(studies),
+        "weighted_log_loss_per_study": weighted_log_loss(labels, table, "per_study"),
+        "baseline_per_study": weighted_log_loss(labels, constants, "per_study"),
+        "auroc_patient": _number(areas[-1]),
+        "auroc_vertebrae": _number(pooled_auroc(labels, table)),
+        "auroc_levels": {
+            name: _number(area) for name, area in zip(store.levels, areas.tolist(), strict=False)
+        },
+        "studies_without_crops": int((~store.located()[studies].any(axis=1)).sum()),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def _studies(store: Store, options: PredictOptions) -> Indices:
+    """The studies to predict: all, or the fold's; to be scored, those with a label."""
+    if options.fold is None:
+        if options.evaluate:
+            raise FoldInvalid("--evaluate needs the --fold that the runs held out.")
+        return np.arange(len(store), dtype=np.int64)
+    if options.fold not in range(store.recipe.folds):
+        raise FoldInvalid(
+            f"there is no fold {options.fold}: the store has folds 0 to {store.recipe.folds - 1}."
+        )
+    studies = np.flatnonzero(store.table["fold"] == options.fold)
+    if options.evaluate:
+        studies = studies[(labels_of(store, studies) >= 0).any(axis=1)]
+    if not len(studies):
+        raise FoldInvalid(f"fold {options.fold} holds no study to predict.")
+    return studies
+
+
+def _check_held_out(options: PredictOptions, models: Sequence[Model]) -> None:
+    for run, model in zip(options.checkpoint, models, strict=True):
+        if model.fold != options.fold:
+            raise CheckpointInvalid(
+                f"{run.name} held out fold {model.fold}, so it has seen the studies of fold {options.fold}.",
+                action="Score only runs that held the fold out.",
+            )
+
+
+def _warn(number: int, what: str) -> None:
+    if number:
+        print(f"warning: {number} {what} get the weighted prevalence of the training folds.", file=sys.stderr)
+
+
+def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table: FloatArray) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("row_id", "fractured"))
+    for uid, row in zip(uids, table.tolist(), strict=True):
+        for column, value in zip(columns, row, strict=True):
+            writer.writerow((f"{uid}_{column}", f"{value:.6f}"))
+    write_atomically(path, text.getvalue().encode())
+
+
+def _tell(score: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(score))
+        return
+    print(f"studies                     {score['studies']}")
+    print(f"weighted log loss           {score['weighted_log_loss']:.4f}")
+    print(f"  of the constant           {score['baseline']:.4f}")
+    print(f"weighted log loss per study {score['weighted_log_loss_per_study']:.4f}")
+    print(f"  of the constant           {score['baseline_per_study']:.4f}")
+    for name in ("auroc", "auroc_patient", "auroc_vertebrae"):
+        value = score[name]
+        print(f"{name:28}{'undefined: labels are all alike' if value is None else f'{value:.3f}'}")

@@ -1,0 +1,1 @@
+"""Finding C1 to C7 in overviews of studies without a segmentation."""

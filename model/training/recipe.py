@@ -1,0 +1,167 @@
+"""How to train: views, network and stages, each recipe one TOML file beside this one or anywhere.
+
+``seed`` is the seeds' own (the CNN alone on slices, then the BiLSTM on the slice probabilities), ``end2end``
+the default (both together, with the competition's weights), ``quick`` the same idea for 2 CPU cores.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from model.data.augment import Settings
+from model.networks.cnn_lstm import NetworkSettings
+from spine_etl.errors import RecipeInvalid
+
+_FOLDER = Path(__file__).parent / "recipes"
+SHIPPED = ("end2end", "quick", "seed")
+
+_Positive = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("an even number of slices has none in its middle")
+    return number
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ViewSettings(_Frozen):
+    """What the network sees of a vertebra.
+
+    Parameters
+    ----------
+    kind
+        ``stack``: neighbouring slices in the bone window and the vertebra's own mask as channels (2.5D).
+        ``windows``: three windows of one slice as channels.
+    positions
+        Slices looked at, spread evenly over the vertebra's own height.
+    neighbours
+        Slices that make up a stack, an odd number.
+    size
+        Rows and columns kept about the middle of the crop, the whole crop by default.
+    """
+
+    kind: Literal["stack", "windows"] = "stack"
+    positions: _Positive = 15
+    neighbours: Annotated[_Positive, AfterValidator(_odd)] = 5
+    size: tuple[_Positive, _Positive] | None = None
+
+    @property
+    def channels(self) -> int:
+        return self.neighbours + 1 if self.kind == "stack" else 3
+
+
+class Stage(_Frozen):
+    """One training, from what the stage before it left (its best weights).
+
+    Parameters
+    ----------
+    objective
+        ``slices``: the CNN alone, binary cross-entropy of each slice whose label is known. ``sequence``: the
+        BiLSTMs and heads alone on what the CNN, now fixed, says of each slice. ``joint``: all together.
+        The last two minimise the competition's weighted log loss.
+    epochs, batch_size
+        ``batch_size`` counts slices for ``slices`` (at most, in a step), else studies; over all ranks.
+    optimizer, learning_rate, weight_decay
+        Adam's betas and epsilon are (0.9, 0.999, 1e-8).
+    schedule
+        ``plateau``: halved after ``patience`` epochs without a better validation loss. ``cosine``: risen over
+        ``warmup`` (a share of all steps), then down to zero along a half cosine.
+    studies, positions
+        ``slices``: studies that are read together and their slices shuffled, over all ranks; slices looked
+        at in each vertebra, those of the view by default.
+    negatives
+        ``slices``: unfractured slices for each fractured one, drawn anew each time; all by default.
+    slice_factor
+        ``joint``: weight of the slices' cross-entropy beside the competition's loss.
+    clip_norm
+        Longest gradient of a step; none by default.
+    keep
+        Which weights the stage leaves: its ``best`` on the validation studies, or its ``last``.
+    """
+
+    objective: Literal["slices", "sequence", "joint"]
+    epochs: _Positive
+    batch_size: _Positive
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["plateau", "cosine"] = "cosine"
+    patience: _Positive = 30
+    warmup: _Share = 0.05
+    studies: _Positive = 16
+    positions: _Positive | None = None
+    negatives: Annotated[float, Field(gt=0)] | None = None
+    slice_factor: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    keep: Literal["best", "last"] = "best"
+
+
+class TrainingRecipe(_Frozen):
+    """How to train.
+
+    Parameters
+    ----------
+    bf16
+        Forward passes in bfloat16 on a GPU (autocast); the CPU always computes in float32.
+    validation_share
+        Share of the training folds' studies that choose the weights and the temperature, never trained on.
+    augment
+        What is not named keeps its default.
+    """
+
+    name: str
+    network: NetworkSettings
+    view: ViewSettings
+    augment: Settings = Settings()
+    bf16: bool = False
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    seed: Annotated[int, Field(ge=0)] = 0
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    def scaled(self, epochs_scale: float) -> TrainingRecipe:
+        """The recipe with every stage's epochs and patience times that, at least 1."""
+
+        def times(number: int) -> int:
+            return max(1, round(number * epochs_scale))
+
+        stages = [
+            stage.model_copy(update={"epochs": times(stage.epochs), "patience": times(stage.patience)})
+            for stage in self.stages
+        ]
+        return self.model_copy(update={"stages": tuple(stages)})
+
+    def with_stages(self, **fields: int | None) -> TrainingRecipe:
+        """The recipe with those fields (where not None) in every stage."""
+        given = {name: value for name, value in fields.items() if value is not None}
+        stages = tuple(Stage.model_validate(stage.model_dump() | given) for stage in self.stages)
+        return self.model_copy(update={"stages": stages})
+
+
+def load_recipe(name: str) -> TrainingRecipe:
+    """One of the `SHIPPED` recipes by its name, or a TOML file.
+
+    Raises
+    ------
+    RecipeInvalid
+        If there is no such recipe, or the file is no TOML or holds what the recipe does not know.
+    """
+    path = _FOLDER / f"{name}.toml" if name in SHIPPED else Path(name)
+    action = f"Name {', '.join(SHIPPED)}, or correct the TOML file; model/training/recipes holds examples."
+    try:
+        return TrainingRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RecipeInvalid(f"{path.name} cannot be read: {error.strerror}.", action=action) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeInvalid(f"{path.name} is no TOML file.", action=action) from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise RecipeInvalid(f"{path.name}: {faults}.", action=action) from error

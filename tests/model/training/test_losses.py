@@ -1,0 +1,68 @@
+"""Sums and weights of the losses, against the metric and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.inference.metrics import weighted_log_loss
+from model.training.losses import column_term, place_term, slice_term
+
+
+def test_the_column_loss_is_the_metric() -> None:
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(-1, 2, (9, 8)), random.normal(0, 2, (9, 8))
+    total, weight, factor = column_term(
+        torch.tensor(logits),
+        torch.tensor(np.maximum(labels, 0), dtype=torch.float64),
+        torch.tensor(labels >= 0),
+    )
+    expected = weighted_log_loss(labels, 1 / (1 + np.exp(-logits)))
+    assert float(factor * total / weight) == pytest.approx(expected, rel=1e-6)
+
+
+def test_parts_of_a_batch_add_up() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.randint(0, 2, (6, 3)).float()
+    known = torch.rand(6, 3) > 0.3
+    whole = column_term(logits, labels, known)
+    halves = [column_term(logits[part], labels[part], known[part]) for part in (slice(0, 2), slice(2, 6))]
+    torch.testing.assert_close(halves[0].total + halves[1].total, whole.total)
+    torch.testing.assert_close(halves[0].weight + halves[1].weight, whole.weight)
+
+
+def test_evidence_counts_within_the_box_and_against_it_elsewhere() -> None:
+    places = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]]).repeat(4, 1, 1).requires_grad_()
+    marks = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    marks[0, 0, 3] = 1  # within the place (0, 1)
+    marks[2] = 1
+    labels = torch.tensor([1.0, 0.0, -1.0, 1.0])  # the last one's box is out of sight
+    total, weight, _ = place_term(places, labels, marks)
+    fractured = np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.0))  # -1 where it is, 2 where it is not
+    assert float(total.detach()) == pytest.approx(fractured + np.log1p(np.exp(2.0)))
+    assert float(weight) == 2
+    total.backward()
+    assert places.grad is not None
+    assert places.grad[0, 0, 1] < 0  # to be raised
+    assert places.grad[0, 0, 0] > 0
+    assert places.grad[1, 0, 0] > 0
+    assert not places.grad[2:].any()
+
+
+def test_a_box_that_fills_the_slice_leaves_nothing_outside() -> None:
+    marks = torch.ones(1, 8, 8, dtype=torch.uint8)
+    total, weight, _ = place_term(torch.full((1, 2, 2), 1.5), torch.ones(1), marks)
+    assert float(total) == pytest.approx(np.log1p(np.exp(-1.5)))
+    assert float(weight) == 1
+
+
+def test_unknown_slices_take_no_part() -> None:
+    logits = torch.tensor([[0.0, 3.0, -1.0]], requires_grad=True)
+    total, weight, _ = slice_term(logits, torch.tensor([[1.0, -1.0, 0.0]]))
+    assert float(total.detach()) == pytest.approx(np.log(2) + np.log1p(np.exp(-1)))
+    assert float(weight) == 2
+    total.backward()
+    assert logits.grad is not None
+    assert float(logits.grad[0, 1]) == 0
+    assert (logits.grad[0, [0, 2]] != 0).all()

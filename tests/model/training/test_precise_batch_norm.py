@@ -1,0 +1,84 @@
+"""Once its batch norms are measured, a network says of a batch what it said while it trained on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.data.inputs import Inputs, inputs_of
+from model.data.loader import Batches
+from model.data.views import own_labels
+from model.networks.cnn_lstm import CnnLstm, NetworkSettings
+from model.training.precise_batch_norm import measure_batch_norms
+from model.training.recipe import ViewSettings
+from spine_etl.store import Store
+
+VIEW = ViewSettings(kind="windows", positions=3)
+CPU = torch.device("cpu")
+
+
+def drawn(encoder: str = "resnet18") -> CnnLstm:
+    """A network whose running statistics are far from anything it sees."""
+    torch.manual_seed(0)
+    network = CnnLstm(NetworkSettings.model_validate({"encoder": encoder, "hidden": 4}), VIEW.channels, 2)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 3.0)
+    return network
+
+
+def batches(store: Store, studies: np.ndarray, together: int) -> list[Inputs]:
+    with Batches(store, studies, batch_size=together, shuffle=False) as read:
+        return [inputs_of(batch, own_labels(store.recipe), VIEW) for batch in read]
+
+
+def test_predictions_are_those_of_the_batch_itself(tiny_store: Store) -> None:
+    """In training a batch norm uses the batch's own moments: measured on that batch, prediction does too."""
+    network, studies = drawn(), np.arange(4)
+    (inputs,) = batches(tiny_store, studies, 4)
+    network.train()
+    with torch.no_grad():
+        trained = network.encode(inputs.views, inputs.located)[1]
+    network = drawn()
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    measure_batch_norms(network, VIEW, tiny_store, studies, CPU)
+    assert not network.training
+    with torch.no_grad():
+        predicted = network.encode(inputs.views, inputs.located)[1]
+    torch.testing.assert_close(predicted, trained, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in network.named_parameters())
+
+
+def test_batches_weigh_the_same(tiny_store: Store) -> None:
+    network, studies = drawn(), np.arange(8)
+    conv, norm = network.encoder.trunk.conv1, network.encoder.trunk.bn1
+    with torch.no_grad():
+        moments = [
+            torch.var_mean(conv(inputs.views[inputs.located].flatten(0, 1)), (0, 2, 3), correction=0)
+            for inputs in batches(tiny_store, studies, 4)
+        ]
+    measure_batch_norms(network, VIEW, tiny_store, studies, CPU)
+    variance, mean = (torch.stack(values).mean(0) for values in zip(*moments, strict=True))
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+
+
+def test_only_while_measured(tiny_store: Store) -> None:
+    network = drawn("narrow")
+    measure_batch_norms(network, VIEW, tiny_store, np.arange(4), CPU)
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    (inputs,) = batches(tiny_store, np.arange(8, 12), 4)
+    network(inputs.views, inputs.located)
+    assert all(torch.equal(kept[name], buffer) for name, buffer in network.named_buffers())
+
+
+@pytest.mark.parametrize("studies", [1, 5, 12])
+def test_few_studies_are_taken_as_they_are(tiny_store: Store, studies: int) -> None:
+    network, other = drawn("narrow"), drawn("narrow")
+    measure_batch_norms(network, VIEW, tiny_store, np.arange(studies), CPU)
+    measure_batch_norms(other, VIEW, tiny_store, np.arange(studies), CPU)
+
+    for (name, buffer), (_, again) in zip(network.named_buffers(), other.named_buffers(), strict=True):
+        assert buffer.isfinite().all(), name
+        assert torch.equal(buffer, again), name

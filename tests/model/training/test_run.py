@@ -1,0 +1,482 @@
+"""Training ends where it must, alone or killed, in one process or in two; or it says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model.data.targets import split
+from model.inference.explanation import draw
+from model.inference.predictor import inner_split
+from model.inference.submission import predict_store
+from model.options import ExplainOptions, PredictOptions, TrainOptions
+from model.training import stage as stage_module
+from model.training.checkpoint import LAST, PREVIOUS, load_model
+from model.training.precise_batch_norm import measure_batch_norms
+from model.training.run import fit
+from model.training.stage import cosine
+from spine_etl.errors import (
+    CheckpointInvalid,
+    ChunkMissing,
+    DeviceUnavailable,
+    FoldInvalid,
+    LossNotFinite,
+    SpineError,
+)
+from spine_etl.store import Store
+
+JOINT = """
+name = "tiny"
+validation_share = 0.3
+[network]
+encoder = "narrow"
+hidden = 4
+dropout = {dropout}
+[view]
+positions = 4
+neighbours = 3
+[augment]
+{augment}
+[[stages]]
+objective = "joint"
+epochs = 3
+batch_size = 2
+learning_rate = 1e-3
+slice_factor = 1.0
+clip_norm = 1.0
+"""
+SEEDS = """
+name = "tiny-seed"
+validation_share = 0.3
+[network]
+encoder = "narrow"
+lstm_input = "probability"
+hidden = 4
+[view]
+kind = "windows"
+positions = 4
+[[stages]]
+objective = "slices"
+epochs = 2
+batch_size = 12
+optimizer = "adam"
+learning_rate = 0.01
+schedule = "plateau"
+patience = 1
+[[stages]]
+objective = "sequence"
+epochs = 3
+batch_size = 4
+optimizer = "adam"
+learning_rate = 0.001
+schedule = "plateau"
+patience = 1
+"""
+AUGMENTED = "mixup_alpha = 0.4"
+PLAIN = """
+rotation_degrees = 0
+scale = 0
+shift = 0
+flip = 0
+gain = 0
+offset_hu = 0
+noise_hu = 0
+cutout = 0
+shuffle = 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower in two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def recipe(folder: Path, text: str) -> str:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture
+def joint(tmp_path: Path) -> str:
+    return recipe(tmp_path, JOINT.format(dropout=0.3, augment=AUGMENTED))
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> str:
+    return recipe(tmp_path, SEEDS)
+
+
+def where(store: Store) -> str:
+    return str(store.location)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl less what the clock says."""
+    read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "wait_share")} for line in read]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one / "best.safetensors"), load_file(other / "best.safetensors")
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    run = tmp_path / "run"
+    model = fit(TrainOptions(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
+    promised = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
+    assert promised <= {path.name for path in run.iterdir()}
+    assert list((run / "tensorboard").glob("events*"))
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["stages"][0]["epochs"] == 3
+    assert config["root_digest"] == tiny_store.root_digest
+    assert [line["epoch"] for line in lines(run)] == [0, 1, 2]
+    assert (model.fold, model.levels, model.version) == (1, ["C1", "C2"], 1)
+    train = tiny_store.table["fold"] != 1
+    assert model.prevalence[2] == pytest.approx(tiny_store.table["patient_overall"][train].mean())
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_the_kept_weights_batch_norms_are_measured(tiny_store: Store, tmp_path: Path, text: str) -> None:
+    run = tmp_path / "run"
+    fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
+    network, model = load_model(run, tiny_store)
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    learning, _ = inner_split(tiny_store, split(tiny_store, 1)[0], 0.3)
+    measure_batch_norms(network, model.view, tiny_store, learning, torch.device("cpu"))
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(buffer, kept[name], msg=name)
+
+
+def stop_after(steps: int, options: TrainOptions, patch: pytest.MonkeyPatch) -> None:
+    taken = 0
+    step = stage_module.StageRun._step
+
+    def stopping(self: stage_module.StageRun, *arguments: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if taken > steps:
+            raise KeyboardInterrupt
+        step(self, *arguments)
+
+    patch.setattr(stage_module.StageRun, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit(options)
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
+def test_stopped_anywhere_and_resumed_it_ends_the_same(
+    tiny_store: Store, tmp_path: Path, text: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = TrainOptions(
+        where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2
+    )
+    fit(options)
+    with monkeypatch.context() as patch:
+        stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), patch)
+    torch.manual_seed(12345)  # another process would stand elsewhere
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    assert same_weights(whole, stopped)
+    assert lines(whole) == lines(stopped)
+    assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
+
+
+def test_from_the_state_before_the_last_it_ends_the_same_too(
+    tiny_store: Store, tmp_path: Path, seeds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a damaged last.pt says to do, where its stage has already replaced the weights it began with."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1000)
+    fit(options)
+    steps = lines(whole)[1]["step"]  # all of the first stage's
+    stop_after(steps + 3, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    monkeypatch.undo()
+    assert [line["stage"] for line in lines(stopped)] == [0, 0, 1]
+    (stopped / PREVIOUS).replace(stopped / LAST)
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    assert same_weights(whole, stopped)
+    assert lines(whole) == lines(stopped)
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows, less the clock's."""
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    return {
+        name: [(event.step, event.value) for event in board.Scalars(name)]
+        for name in board.Tags()["scalars"]
+        if not name.endswith(("seconds", "wait_share"))
+    }
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 9])
+def test_tensorboard_shows_what_an_undisturbed_run_shows(
+    tiny_store: Store, tmp_path: Path, seeds: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1)
+    fit(options)
+    assert [step for step, _ in curves(whole)["stage0/train_loss"]] == [
+        line["step"] for line in lines(whole) if line["stage"] == 0
+    ]
+    stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    monkeypatch.undo()
+    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    assert curves(stopped) == curves(whole)
+
+
+def test_slow_steps_are_kept_by_the_clock(
+    tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "_LONGEST_S", 0.0)
+    run = tmp_path / "run"
+    stop_after(5, TrainOptions(where(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
+    assert torch.load(run / "last.pt", weights_only=True)["progress"]["step"] == 5
+
+
+def command(options: TrainOptions, *starter: str) -> list[str]:
+    named = {"--store": options.store, "--out": options.out, "--recipe": options.recipe}
+    flags = [str(part) for pair in named.items() for part in pair]
+    flags += ["--save-every", str(options.save_every), "--device", "cpu"]
+    return [sys.executable, "-m", *starter, "model.train", *flags]
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.integration
+def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = TrainOptions(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
+    fit(options)
+    options = TrainOptions(**{**vars(options), "out": killed})
+    process = subprocess.Popen(command(options), env=ONE_THREAD, stdout=subprocess.DEVNULL)
+    while not (killed / "metrics.jsonl").exists() or not (killed / "metrics.jsonl").read_text():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model.json").exists()
+    fit(TrainOptions(**{**vars(options), "resume": True}))
+    assert same_weights(whole, killed)
+    assert lines(whole) == lines(killed)
+
+
+@pytest.mark.integration
+def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
+    """Global batches, batch norms over both, losses over all weights: one training, but for rounding."""
+    text = recipe(tmp_path, JOINT.format(dropout=0.0, augment=""))
+    options = TrainOptions(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
+    fit(options)
+    two = TrainOptions(**{**vars(options), "out": tmp_path / "two"})
+    starter = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    done = subprocess.run(command(two, *starter), env=ONE_THREAD, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cpu x 2" in done.stdout
+    for alone, together in zip(lines(options.out), lines(two.out), strict=True):
+        assert together["step"] == alone["step"]
+        assert together["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-3)
+        assert together["validation_loss"] == pytest.approx(alone["validation_loss"], rel=1e-3)
+
+
+@pytest.mark.integration
+def test_only_the_first_process_sees_the_run(tiny_store: Store, tmp_path: Path) -> None:
+    """Two nodes without a common disk: weights pass from stage to stage, and a resumed run goes on, by the
+    first one's folder alone."""
+    text = SEEDS.replace("epochs = 2", 'epochs = 2\nkeep = "last"')
+    named = {"--store": where(tiny_store), "--recipe": recipe(tmp_path, text), "--device": "cpu"}
+    flags = [str(part) for pair in named.items() for part in pair]
+    # Each process in a folder of its own, and --out is relative.
+    code = (
+        "import os, runpy, pathlib; node = pathlib.Path(os.environ['NODES'], os.environ['RANK']);"
+        "node.mkdir(exist_ok=True); os.chdir(node); runpy.run_module('model.train', run_name='__main__')"
+    )
+    script = tmp_path / "node.py"
+    script.write_text(code)
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(__file__).parents[3])
+    environment = {**ONE_THREAD, "NODES": str(tmp_path), "PYTHONPATH": root}
+    for more in ([], ["--resume"]):
+        command = [*starter, str(script), "--out", "run", *flags, *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "0" / "run" / "model.json").exists()
+        assert not (tmp_path / "1" / "run").exists()
+
+
+def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
+    run = tmp_path / "run"
+    with pytest.raises(LossNotFinite, match=r"studies 1\.0\d\d, 1\.0\d\d"):
+        fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1))
+    state = torch.load(run / "last.pt", weights_only=True)
+    assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
+
+
+def test_a_validation_loss_that_is_no_number_ends_it(tiny_store: Store, tmp_path: Path) -> None:
+    """One step an epoch: its own loss is that of the weights before it."""
+    text = SEEDS.replace("batch_size = 12", "batch_size = 1000").replace("rate = 0.01", "rate = 1e30")
+    with pytest.raises(LossNotFinite, match="validation loss of epoch 1 is nan"):
+        fit(TrainOptions(where(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu"))
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_a_lost_object_names_the_study(
+    tmp_path: Path, build_store: Callable[..., Store], joint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = build_store(tmp_path / "store", 12)
+    study = int(np.flatnonzero(store.table["fold"] != 0)[3])
+    (tmp_path / "store" / store.arrays["image"].key(int(store.table["row"][study]))).unlink()
+    with pytest.raises(ChunkMissing) as caught:
+        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+    assert caught.value.study == store.study_uids[study]
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"fold": 7}, FoldInvalid),
+        ({"device": "cuda:63"}, DeviceUnavailable),
+        ({"device": "abacus"}, DeviceUnavailable),
+        ({"resume": True}, CheckpointInvalid),
+        ({"weights": Path("absent.pt")}, CheckpointInvalid),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    tiny_store: Store, tmp_path: Path, joint: str, options: dict[str, Any], refusal: type[SpineError]
+) -> None:
+    known = {"device": "cpu", "recipe": joint, **options}
+    with pytest.raises(refusal):
+        fit(TrainOptions(where(tiny_store), tmp_path / "run", **known))
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(
+    tiny_store: Store, tmp_path: Path, joint: str, build_store: Callable[..., Store]
+) -> None:
+    options = TrainOptions(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
+    fit(options)
+    with pytest.raises(CheckpointInvalid, match="already"):
+        fit(options)
+    with pytest.raises(CheckpointInvalid, match=r"recipe\.stages\[0\]\.epochs 1, not 2"):
+        fit(TrainOptions(**{**vars(options), "resume": True, "epochs": 2}))
+    with pytest.raises(CheckpointInvalid, match="fold"):
+        fit(TrainOptions(**{**vars(options), "resume": True, "fold": 1}))
+    other = build_store(tmp_path / "other", 15)
+    with pytest.raises(CheckpointInvalid, match="root_digest"):
+        fit(TrainOptions(**{**vars(options), "resume": True, "store": where(other)}))
+    (options.out / LAST).unlink()  # to save space
+    with pytest.raises(CheckpointInvalid, match="already"):
+        fit(options)
+
+
+def test_a_run_goes_on_with_the_version_it_began_with(
+    tmp_path: Path, joint: str, build_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nightly build may have committed another one meanwhile."""
+    store = build_store(tmp_path / "store", 12)
+    whole = TrainOptions(where(store), tmp_path / "whole", recipe=joint, device="cpu", save_every=2)
+    fit(whole)
+    options = TrainOptions(**{**vars(whole), "out": tmp_path / "run"})
+    stop_after(3, options, monkeypatch)
+    monkeypatch.undo()
+    newer = build_store(tmp_path / "store", 15)
+    assert (newer.version, len(newer)) == (2, 15)
+    assert fit(TrainOptions(**{**vars(options), "resume": True})).version == 1
+    assert same_weights(whole.out, options.out)
+
+
+def test_a_fold_without_fractures_is_refused(
+    tmp_path: Path, build_store: Callable[..., Store], joint: str
+) -> None:
+    sound = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
+    store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), sound))
+    with pytest.raises(FoldInvalid):
+        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+
+
+def test_the_inner_split_holds_both_kinds_and_nothing_of_the_fold(tiny_store: Store) -> None:
+    train = np.flatnonzero(tiny_store.table["fold"] != 0)
+    learning, validation = inner_split(tiny_store, train, 0.3)
+    assert sorted([*learning, *validation]) == train.tolist()
+    overall = tiny_store.table["patient_overall"]
+    for part in (learning, validation):
+        assert set(overall[part].tolist()) == {0, 1}
+    assert len(validation) == 2
+    with pytest.raises(FoldInvalid, match="two are the least"):
+        inner_split(tiny_store, train[overall[train] == 1], 0.3)
+
+
+def test_the_cosine_rises_and_falls() -> None:
+    assert [cosine(done, 0.1) for done in (0.0, 0.05, 0.1)] == pytest.approx([0, 0.5, 1])
+    assert cosine(0.55, 0.1) == pytest.approx(0.5)
+    assert cosine(1.0, 0.1) == pytest.approx(0)
+
+
+@pytest.mark.integration
+def test_the_command_line(tmp_path: Path) -> None:
+    importing = (sys.executable, "-X", "importtime", "-m", "model.train", "--help")
+    shown = subprocess.run(importing, capture_output=True, text=True, check=True)
+    assert "--epochs-scale" in shown.stdout
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "tyro" in imported
+    assert not imported & {"torch", "monai", "zarr", "numpy", "matplotlib"}
+    absent = TrainOptions(str(tmp_path / "none"), tmp_path / "run")
+    wrong = subprocess.run(command(absent), capture_output=True, text=True, env=ONE_THREAD)
+    assert wrong.returncode == 1
+    assert wrong.stderr.strip().startswith("error: [STORE_NOT_FOUND]")
+    assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_where_batches_are_in_another_memory_it_ends_the_same(
+    tiny_store: Store, tmp_path: Path, text: str, other_memory: Callable[[], None]
+) -> None:
+    options = TrainOptions(
+        where(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
+    )
+    fit(options)
+    other_memory()
+    fit(TrainOptions(**{**vars(options), "out": tmp_path / "other"}))
+    assert same_weights(options.out, tmp_path / "other")
+    for run in (options.out, tmp_path / "other"):
+        predict_store(PredictOptions(where(tiny_store), (run,), run / "table.csv", fold=1, device="cpu"))
+    assert (options.out / "table.csv").read_text() == (tmp_path / "other" / "table.csv").read_text()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: training on one is not tested")
+@pytest.mark.filterwarnings("ignore")  # of the compiler, in torch itself
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+def test_what_a_gpu_trained_a_cpu_reads(tiny_store: Store, tmp_path: Path, text: str, compiled: bool) -> None:
+    halved = recipe(tmp_path, text.replace("validation_share", "bf16 = true\nvalidation_share"))
+    run = tmp_path / "run"
+    fit(TrainOptions(where(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled))
+    assert np.isfinite([line["train_loss"] for line in lines(run)]).all()
+    tables = []
+    for device in ("cuda", "cpu"):
+        out = tmp_path / f"{device}.csv"
+        predict_store(PredictOptions(where(tiny_store), (run,), out, fold=1, evaluate=True, device=device))
+        tables.append(np.loadtxt(out, delimiter=",", skiprows=1, usecols=1))
+    np.testing.assert_allclose(*tables, atol=2e-3)
+    draw(ExplainOptions(where(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda"))

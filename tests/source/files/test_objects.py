@@ -1,0 +1,230 @@
+"""Sources on S3: how many requests they take, and what is read is what was listed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import pytest
+
+import spine_etl.s3
+from spine_etl.dicom import read_series
+from spine_etl.errors import NoSlices, SourceChanged, SourceNotFound, SourceUnreachable
+from spine_etl.pipeline import process_study, source_digest
+from spine_etl.recipe import load_recipe
+from spine_etl.s3 import bucket
+from spine_etl.source.files import open_source
+from spine_etl.source.layout import Study, discover_studies
+from spine_etl.store.writer import StoreWriter
+
+RECIPE = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+LEVELS = list(RECIPE.levels)
+DATE = "2026-01-02T03:04:05.000Z"
+
+
+class Server(ThreadingHTTPServer):
+    """Speaks as much S3 as a source needs (ListObjectsV2, GetObject), and knows nothing of If-Match."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.objects = {
+            p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+        }
+        self.status = {"list": 200, "get": 200}
+        self.etags = dict.fromkeys(self.objects, "first")
+        self.seen: list[str] = []
+        self.conditions: list[str | None] = []
+        self.waiting, self.most = threading.Semaphore(0), 0
+        self.lock, self.inside = threading.Lock(), 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        asked, key = parse_qs(parts.query), unquote(parts.path).removeprefix("/bucket").strip("/")
+        kind = "list" if "list-type" in asked else "get"
+        with self.server.lock:
+            self.server.seen.append(kind)
+            self.server.conditions.append(self.headers["If-Match"])
+            self.server.inside += 1
+            self.server.most = max(self.server.most, self.server.inside)
+        status, content = self.server.status[kind], b""
+        if status == 200 and kind == "list":
+            content = self._listing(asked.get("prefix", [""])[0])
+        elif status == 200:
+            status, content = (200, self.server.objects[key]) if key in self.server.objects else (404, b"")
+        self.server.waiting.acquire(timeout=0.05)  # so that requests that may overlap do
+        with self.server.lock:
+            self.server.inside -= 1
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")
+        if kind == "get":
+            self.send_header("ETag", f'"{self.server.etags.get(key)}"')
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _etag(self, key: str) -> str:
+        etag = self.server.etags[key]
+        return f"<ETag>&quot;{etag}&quot;</ETag>" if etag else ""
+
+    def _listing(self, prefix: str) -> bytes:
+        below = [key.removeprefix(prefix) for key in self.server.objects if key.startswith(prefix)]
+        folders = sorted({key.split("/")[0] for key in below if "/" in key})
+        files = "".join(
+            f"<Contents><Key>{prefix}{key}</Key><LastModified>{DATE}</LastModified>"
+            f"{self._etag(prefix + key)}"
+            f"<Size>{len(self.server.objects[prefix + key])}</Size></Contents>"
+            for key in below
+            if "/" not in key
+        )
+        prefixes = "".join(f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in folders)
+        return (
+            f"<ListBucketResult><IsTruncated>false</IsTruncated>{files}{prefixes}</ListBucketResult>".encode()
+        )
+
+
+@pytest.fixture
+def server(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server(phantom) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+        monkeypatch.setattr(spine_etl.s3, "_FIRST_PAUSE_S", 0.001)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def study(server: Server) -> Study:
+    found = next(study for study in discover_studies("s3://bucket", LEVELS) if study.mask)
+    server.seen.clear()
+    return found
+
+
+def test_what_is_known_is_not_read(server: Server, study: Study) -> None:
+    """A comparison is one listing a study, and no object."""
+    source_digest(study)
+    assert server.seen == ["list"]
+
+
+def test_another_etag_is_another_source(server: Server, study: Study) -> None:
+    before = source_digest(study)
+    assert source_digest(study) == before
+    server.etags[f"train_images/{study.uid}/1.dcm"] = "second"
+    assert source_digest(study) != before
+
+
+def test_each_object_is_read_once_and_sixteen_at_a_time(server: Server, study: Study, phantom: Path) -> None:
+    volume = read_series(study.folder, threads=1)
+    expected = read_series(phantom / "train_images" / study.uid).voxels
+    np.testing.assert_array_equal(volume.voxels, expected)
+    assert server.seen == ["list"] + ["get"] * len(expected)
+    assert server.conditions[-len(expected) :] == ['"first"'] * len(expected)
+    assert 10 <= server.most <= 16
+
+
+def test_a_folder_that_is_marked_by_an_object_is_no_file(server: Server, study: Study) -> None:
+    before = source_digest(study)
+    for key in (f"train_images/{study.uid}/", "train_images/"):
+        server.objects[key], server.etags[key] = b"", "mark"
+    assert source_digest(study) == before
+    assert study.uid in [found.uid for found in discover_studies("s3://bucket", LEVELS)]
+
+
+def test_the_date_is_that_of_the_newest_object(study: Study) -> None:
+    expected = 1767323045.0  # date -d 2026-01-02T03:04:05Z +%s
+    assert study.folder.changed() == expected
+    assert study.mask.changed() == expected
+
+
+def test_a_server_that_ignores_if_match_is_found_out(server: Server, study: Study, tmp_path: Path) -> None:
+    assert study.mask
+    key = f"segmentations/{study.mask.name}"
+    server.etags[key] = "second"
+    with pytest.raises(SourceChanged, match="since it was listed"):
+        study.mask.open()
+    record = process_study(study, StoreWriter(tmp_path, RECIPE))
+    assert record.refusal is not None
+    assert (record.refusal.code, record.refusal.transient) == ("SOURCE_CHANGED", True)
+    server.etags[key] = "first"
+    server.objects[key] += b"\0"
+    with pytest.raises(SourceChanged):
+        study.mask.open()
+    del server.objects[key]
+    server.seen.clear()
+    with pytest.raises(SourceChanged):
+        study.mask.open()
+    assert server.seen == ["get"]
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, 10), (503, 10), (403, 1), (400, 1)])
+def test_what_s3_does_not_give_is_a_typed_refusal(
+    server: Server, study: Study, tmp_path: Path, status: int, tries: int
+) -> None:
+    server.status["get"] = status
+    with pytest.raises(SourceUnreachable, match=study.mask.name):
+        study.mask.open()
+    assert server.seen == ["get"] * tries
+    record = process_study(study, StoreWriter(tmp_path, RECIPE))
+    assert record.refusal is not None
+    assert (record.refusal.code, record.refusal.transient) == ("SOURCE_UNREACHABLE", True)
+    server.status["list"] = status
+    with pytest.raises(SourceUnreachable):
+        discover_studies("s3://bucket", LEVELS)
+
+
+def test_without_etags_nothing_is_read(server: Server, study: Study) -> None:
+    server.etags[f"train_images/{study.uid}/1.dcm"] = ""
+    with pytest.raises(SourceUnreachable, match="no ETag"):
+        read_series(study.folder)
+
+
+@pytest.mark.integration
+def test_a_real_server_holds_reads_to_what_was_listed(s3_bucket: str, phantom: Path) -> None:
+    client = bucket(s3_bucket)
+    folder = sorted((phantom / "train_images").iterdir())[0]
+    for path in folder.iterdir():
+        client.put(f"a/{path.name}", path.read_bytes())
+    (file,) = [file for file in open_source(f"{s3_bucket}/a").files() if file.name == "7.dcm"]
+    content = (folder / "7.dcm").read_bytes()
+    with file.open() as opened:
+        assert opened.read() == content
+    client.put("a/7.dcm", content[:-1] + b"\1")
+    with pytest.raises(SourceChanged):
+        file.open()
+    client.delete("a/7.dcm")
+    with pytest.raises(SourceChanged):
+        file.open()
+
+
+@pytest.mark.integration
+def test_places_on_a_real_server(s3_bucket: str, s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket(s3_bucket).put("train_images/README", b"no folder")
+    bucket(s3_bucket).put("empty/LICENSE", b"no slice")
+    with pytest.raises(SourceNotFound, match="holds no studies"):
+        discover_studies(s3_bucket, LEVELS)
+    with pytest.raises(SourceNotFound, match="train_images"):
+        discover_studies(f"{s3_bucket}/nothing", LEVELS)
+    with pytest.raises(SourceUnreachable, match="status 404 after 1 try"):
+        discover_studies("s3://there-is-no-such-bucket", LEVELS)
+    with pytest.raises(NoSlices):
+        read_series(f"{s3_bucket}/empty")
+    for name, value in s3_server.settings("nobody").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SourceUnreachable, match="credentials"):
+        discover_studies(s3_bucket, LEVELS)
