@@ -22,7 +22,6 @@ from flows.cli import (
     build_arguments,
     interruptible,
     positive,
-    recipe_of,
     run,
     say,
     settle_prefect,
@@ -43,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     def work() -> Summary:
-        recipe = recipe_of(options.recipe)
+        from spine_etl.recipe import load_recipe
+
+        recipe = load_recipe(options.recipe)
         return bootstrap(
             options.source,
             store_of(options, recipe),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.cli import build_arguments, interruptible, recipe_of, run, say, settle_prefect, store_of
+from flows.cli import build_arguments, interruptible, run, say, settle_prefect, store_of
 
 if TYPE_CHECKING:
     from flows.building.summary import Summary
@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
 
     def work() -> Summary:
-        recipe = recipe_of(options.recipe)
+        from spine_etl.recipe import load_recipe
+
+        recipe = load_recipe(options.recipe)
         return build(
             options.source,
             store_of(options, recipe),

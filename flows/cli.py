@@ -12,15 +12,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flows.building.summary import Summary
     from spine_etl.recipe import Recipe
 
 INTERRUPTED = "Interrupted. What is stored is kept; run the same command again to go on."
-RECIPES = Path(__file__).parents[1] / "spine_etl/recipes"
 
 
 def build_arguments(name: str, description: str) -> argparse.ArgumentParser:
@@ -41,7 +39,7 @@ def build_arguments(name: str, description: str) -> argparse.ArgumentParser:
         "--datasets", metavar="ROOT", help="root of many datasets: the store lies there under its fingerprint"
     )
     parser.add_argument(
-        "--recipe", default="rsna2022", help="YAML file, or one that ships: rsna2022 (default), quick"
+        "--recipe", default="rsna2022", help="name of a recipe that ships (rsna2022, quick) or a TOML file"
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -121,14 +119,6 @@ def settle_prefect() -> None:
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def recipe_of(name: str) -> Any:
-    """A recipe that ships, by its name, or a file. Raises RecipeInvalid."""
-    from spine_etl.recipe import load_recipe
-
-    shipped = RECIPES / f"{name}.yaml"
-    return load_recipe(shipped if shipped.is_file() else name)
 
 
 def tell(summary: Summary) -> None:

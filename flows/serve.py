@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from flows.cli import recipe_of, say
+from flows.cli import say
 
 _PORT = 4200
 _START_S = 300
@@ -58,7 +58,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--source", required=True, help="folder or zip in the RSNA 2022 layout, or s3://...")
     parser.add_argument("--store", required=True, help="folder or s3://...; made where it is not there")
     parser.add_argument(
-        "--recipe", default="rsna2022", help="YAML file, or one that ships: rsna2022 (default), quick"
+        "--recipe", default="rsna2022", help="name of a recipe that ships (rsna2022, quick) or a TOML file"
     )
     parser.add_argument("--cron", default="0 2 * * *", help='when, in UTC (default: "0 2 * * *")')
     parser.add_argument("--localizer", metavar="FOLDER", help="finds C1-C7 where a study has no mask")
@@ -72,10 +72,12 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _parameters(options: argparse.Namespace) -> dict[str, object]:
     """Those of `flows.building.flow.build_dataset`. Raises RecipeInvalid."""
+    from spine_etl.recipe import load_recipe
+
     return {
         "source": options.source,
         "store": options.store,
-        "recipe": recipe_of(options.recipe).model_dump(mode="json"),
+        "recipe": load_recipe(options.recipe).model_dump(mode="json"),
         "workers": len(os.sched_getaffinity(0)),
         "dask": options.dask,
         "localizer": options.localizer,

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from spine_etl.errors import RecipeInvalid
+from spine_etl.settings import StrictModel, load_settings
 
 SCHEMA_VERSION = 2
 """Raised when the layout of the store changes."""
@@ -17,17 +17,14 @@ SCHEMA_VERSION = 2
 NUMBERS_VERSION = 2
 """Raised by hand when code changes any stored number; a golden test fails where that was forgotten."""
 
+_SHIPPED = Path(__file__).parent / "recipes"
+
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,15}$")]
 _Label = Annotated[int, Field(ge=1, le=255)]
 _Axis = Annotated[int, Field(ge=4, le=1024)]
 
 
-class _Frozen(BaseModel):
-    # The words under an attribute become its description in the JSON schema, and so in forms.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Block(_Frozen):
+class Block(StrictModel):
     """An isotropic block of voxels."""
 
     spacing_mm: Annotated[float, Field(gt=0, le=20)]
@@ -37,7 +34,7 @@ class Block(_Frozen):
     """Voxels along z, y and x."""
 
 
-class Recipe(_Frozen):
+class Recipe(StrictModel):
     """What a dataset is made by."""
 
     name: str
@@ -46,7 +43,7 @@ class Recipe(_Frozen):
     levels: Annotated[dict[_Name, _Label], Field(min_length=1, max_length=32)]
     """Level name to label number in the segmentations, from head to foot: the crops of each study."""
 
-    other_labels: dict[_Name, _Label] = {}
+    other_labels: dict[_Name, _Label] = Field(default={})
     """Further labels the segmentations may hold; kept in the masks, never cropped."""
 
     crop: Block
@@ -73,23 +70,12 @@ class Recipe(_Frozen):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read a YAML recipe.
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe that ships, by its name (``quick``, ``rsna2022``), or a TOML file by its path.
 
     Raises
     ------
     RecipeInvalid
-        If the file cannot be read, is no YAML, or holds a key or value that the recipe does not know.
+        If there is no such recipe, the file is not TOML, or a key or value in it is not accepted.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return Recipe.model_validate(content)
-    except OSError as error:
-        raise RecipeInvalid(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeInvalid(f"{path} is no YAML file.") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise RecipeInvalid(f"{path}: {faults}.") from error
+    return load_settings(name, Recipe, _SHIPPED)

@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "store"
-    recipe = load_recipe(ROOT / "spine_etl/recipes/quick.yaml")
+    recipe = load_recipe("quick")
     writer = StoreWriter(folder, recipe)
     studies = discover_studies(source, list(recipe.levels))
     writer.commit([process_study(study, writer, row) for row, study in enumerate(studies)])
@@ -248,7 +248,7 @@ def test_inspect_and_check_tell_of_a_store(store: Path, capsys: pytest.CaptureFi
     assert run("inspect", store, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["version"], facts["studies"], facts["refused"]) == (1, 2, {})
-    assert facts["fingerprint"] == load_recipe(ROOT / "spine_etl/recipes/quick.yaml").fingerprint
+    assert facts["fingerprint"] == load_recipe("quick").fingerprint
     assert run("inspect", store) == 0
     assert facts["fingerprint"] in capsys.readouterr().out
     assert run("check", store) == 0

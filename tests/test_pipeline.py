@@ -26,7 +26,7 @@ from spine_etl.store.check import check_store
 from spine_etl.store.writer import StoreWriter
 from spine_etl.volume import LabelMap
 
-QUICK = load_recipe(Path(__file__).parents[1] / "spine_etl/recipes/quick.yaml")
+QUICK = load_recipe("quick")
 Phantom = tuple[Path, dict[str, PhantomStudy]]
 
 

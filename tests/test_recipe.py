@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import spine_etl.recipe
 from spine_etl.errors import RecipeInvalid
@@ -24,9 +24,17 @@ def changed(**changes: Any) -> Recipe:
     return Recipe.model_validate({**CONTENT, **changes})
 
 
+def toml(content: dict[str, Any]) -> str:
+    """Plain values and tables of plain values, written as TOML."""
+    values = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    text = "".join(f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in values.items())
+    return text + "".join(f"[{key}]\n{toml(table)}" for key, table in tables.items())
+
+
 def saved(folder: Path, content: Any) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    path = folder / "recipe.toml"
+    path.write_text(content if isinstance(content, str) else toml(content), encoding="utf-8")
     return path
 
 
@@ -59,15 +67,15 @@ def test_faults_are_named(tmp_path: Path, change: dict[str, Any], named: str) ->
         load_recipe(saved(tmp_path, {**CONTENT, **change}))
 
 
-@pytest.mark.parametrize("text", ["[1, 2", "just words", ""])
+@pytest.mark.parametrize("text", ["[1, 2", "just words", "", "name: small\nlevels: {C1: 1}\n"])
 def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RecipeInvalid):
         load_recipe(saved(tmp_path, text))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeInvalid, match="cannot be read"):
-        load_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeInvalid, match=r"There is no recipe .*absent\.toml"):
+        load_recipe(tmp_path / "absent.toml")
 
 
 def test_the_name_is_not_part_of_the_fingerprint() -> None:
@@ -97,3 +105,14 @@ def test_the_code_that_makes_the_numbers_is_part_of_it(monkeypatch: pytest.Monke
     before = changed().fingerprint
     monkeypatch.setattr(spine_etl.recipe, number, getattr(spine_etl.recipe, number) + 1)
     assert changed().fingerprint != before
+
+
+def test_a_recipe_that_ships_is_read_by_its_name() -> None:
+    assert load_recipe("rsna2022").crop.spacing_mm == 0.5
+    assert load_recipe("quick").crop.spacing_mm == 1.0
+
+
+def test_a_misspelt_name_is_answered_with_those_that_ship() -> None:
+    with pytest.raises(RecipeInvalid, match=r"There is no recipe qick") as refusal:
+        load_recipe("qick")
+    assert "quick, rsna2022" in refusal.value.action

@@ -6,18 +6,16 @@ the default (both together, with the competition's weights), ``quick`` the same 
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from model.data.augment import Settings
 from model.networks.cnn_lstm import NetworkSettings
-from spine_etl.errors import RecipeInvalid
+from spine_etl.settings import StrictModel, load_settings
 
-_FOLDER = Path(__file__).parent / "recipes"
-SHIPPED = ("end2end", "quick", "seed")
+_SHIPPED = Path(__file__).parent / "recipes"
 
 _Positive = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -29,11 +27,7 @@ def _odd(number: int) -> int:
     return number
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ViewSettings(_Frozen):
+class ViewSettings(StrictModel):
     """What the network sees of a vertebra.
 
     Parameters
@@ -59,7 +53,7 @@ class ViewSettings(_Frozen):
         return self.neighbours + 1 if self.kind == "stack" else 3
 
 
-class Stage(_Frozen):
+class Stage(StrictModel):
     """One training, from what the stage before it left (its best weights).
 
     Parameters
@@ -105,7 +99,7 @@ class Stage(_Frozen):
     keep: Literal["best", "last"] = "best"
 
 
-class TrainingRecipe(_Frozen):
+class TrainingRecipe(StrictModel):
     """How to train.
 
     Parameters
@@ -146,22 +140,12 @@ class TrainingRecipe(_Frozen):
         return self.model_copy(update={"stages": stages})
 
 
-def load_recipe(name: str) -> TrainingRecipe:
-    """One of the `SHIPPED` recipes by its name, or a TOML file.
+def load_recipe(name: str | Path) -> TrainingRecipe:
+    """A training recipe that ships (``end2end``, ``quick``, ``seed``), by name, or a TOML file by its path.
 
     Raises
     ------
     RecipeInvalid
-        If there is no such recipe, or the file is no TOML or holds what the recipe does not know.
+        If there is no such recipe, the file is not TOML, or a key or value in it is not accepted.
     """
-    path = _FOLDER / f"{name}.toml" if name in SHIPPED else Path(name)
-    action = f"Name {', '.join(SHIPPED)}, or correct the TOML file; model/training/recipes holds examples."
-    try:
-        return TrainingRecipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise RecipeInvalid(f"{path.name} cannot be read: {error.strerror}.", action=action) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeInvalid(f"{path.name} is no TOML file.", action=action) from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise RecipeInvalid(f"{path.name}: {faults}.", action=action) from error
+    return load_settings(name, TrainingRecipe, _SHIPPED)

@@ -12,7 +12,7 @@ from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.source.layout import Study, discover_studies
 from tests.benchmarks.contest import ROOT
 
-RECIPE = ROOT / "spine_etl" / "recipes" / "rsna2022.yaml"
+RECIPE = ROOT / "spine_etl" / "recipes" / "rsna2022.toml"
 
 
 @pytest.fixture(scope="session")

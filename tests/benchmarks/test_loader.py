@@ -30,7 +30,6 @@ from spine_etl.store.record import LevelRecord, Record
 from spine_etl.store.writer import StoreWriter
 
 THREADS, ROUNDS = 2, 3
-RECIPES = Path(__file__).parents[2] / "spine_etl" / "recipes"
 Item = dict[str, torch.Tensor]
 Epoch = Callable[[], Iterable[Any]]
 
@@ -181,7 +180,7 @@ def total(batch: Any) -> int:
 @pytest.mark.parametrize(("name", "studies", "batch_size"), [("quick", 24, 4), ("rsna2022", 4, 2)])
 def test_samples_a_second(tmp_path: Path, name: str, studies: int, batch_size: int) -> None:
     torch.set_num_threads(1)
-    store = build(tmp_path / "store", load_recipe(RECIPES / f"{name}.yaml"), studies)
+    store = build(tmp_path / "store", load_recipe(name), studies)
     expected = sum(int(store.image(study).sum(dtype=np.int64)) for study in range(studies))
     found = list(contenders(store, tmp_path, batch_size))
     for label, epoch, _ in found:  # workers start, caches fill; and all deliver the same voxels

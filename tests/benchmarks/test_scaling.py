@@ -34,7 +34,7 @@ pytestmark = pytest.mark.benchmark
 
 ROWS = (100, 10_000, 100_000)
 NIGHT = 50
-QUICK = load_recipe(ROOT / "spine_etl" / "recipes" / "quick.yaml")
+QUICK = load_recipe("quick")
 
 
 def sha(text: str) -> str:

@@ -27,7 +27,7 @@ from spine_etl.store.writer import StoreWriter
 from tests.flows.commands import build, run, start
 
 pytestmark = pytest.mark.integration
-RECIPE = load_recipe(Path(__file__).parents[2] / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_stopped_in_the_middle_it_resumes_to_the_same_dataset(
 @pytest.mark.parametrize(
     ("source", "recipe", "code"),
     [("nothing", "quick", "SOURCE_NOT_FOUND"), ("train_images", "quick", "SOURCE_NOT_FOUND"),
-     (".", "no.yaml", "RECIPE_INVALID")],
+     (".", "no.toml", "RECIPE_INVALID")],
 )  # fmt: skip
 def test_where_nothing_can_be_done(
     phantom: Path, tmp_path: Path, source: str, recipe: str, code: str

@@ -29,7 +29,7 @@ from spine_etl.store.writer import StoreWriter
 from tests.flows.services import ROOT, Services
 
 pytestmark = pytest.mark.integration
-RECIPE = load_recipe(ROOT / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 STUDIES = 8
 DEADLINE_S = 300
 

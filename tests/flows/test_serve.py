@@ -89,9 +89,9 @@ def test_a_server_that_cannot_start_is_said_so(tmp_path: Path) -> None:
 
 def test_a_bad_recipe_starts_nothing(tmp_path: Path) -> None:
     process = serve(
-        tmp_path, "--source", str(tmp_path), "--store", str(tmp_path / "store"), "--recipe", "no.yaml"
+        tmp_path, "--source", str(tmp_path), "--store", str(tmp_path / "store"), "--recipe", "no.toml"
     )
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert told.startswith("error: [RECIPE_INVALID] no.yaml cannot be read")
+    assert told.startswith("error: [RECIPE_INVALID] There is no recipe no.toml")
     assert len(told.splitlines()) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 import yaml
 
@@ -24,7 +26,7 @@ def test_the_form_describes_every_parameter() -> None:
 
 def test_the_nightly_deployment_has_the_shipped_recipe() -> None:
     (nightly,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    shipped = yaml.safe_load((ROOT / "spine_etl/recipes/rsna2022.yaml").read_text())
+    shipped = tomllib.loads((ROOT / "spine_etl/recipes/rsna2022.toml").read_text())
     assert nightly["parameters"]["recipe"] == shipped
     assert list(nightly["parameters"]["recipe"]["levels"]) == list(
         shipped["levels"]

@@ -23,7 +23,7 @@ from spine_etl.recipe import load_recipe
 from spine_etl.store import open_store
 from spine_etl.store.writer import StoreWriter
 
-RECIPE = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 HOUR = 3600.0
 
 

@@ -242,7 +242,7 @@ def test_the_summary_counts_levels_and_gain() -> None:
 def test_crops_of_true_classes_lie_where_the_stores_do(tmp_path: Path) -> None:
     """A phantom built with its masks: their coarse copies would cut almost the same crops."""
     write_phantom(tmp_path / "source", 1, 3, size=96, slices=80, masked_share=1)
-    recipe = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+    recipe = load_recipe("quick")
     writer = StoreWriter(tmp_path / "store", recipe)
     (study,) = discover_studies(tmp_path / "source", list(recipe.levels))
     store = writer.commit([process_study(study, writer)])

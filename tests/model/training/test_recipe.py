@@ -9,12 +9,13 @@ import pytest
 
 from model.options import TrainOptions
 from model.training import recipe as recipes
-from model.training.recipe import SHIPPED, load_recipe
+from model.training.recipe import load_recipe
 from model.training.run import resolved_recipe
 from spine_etl.errors import RecipeInvalid
+from spine_etl.settings import shipped_names
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", shipped_names(Path(recipes.__file__).parent / "recipes"))
 def test_shipped_recipes_load(name: str) -> None:
     assert load_recipe(name).name == name
 
@@ -49,7 +50,7 @@ def test_options_change_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("name = ", "no TOML"),
+        ("name = ", "not a TOML file"),
         ("nmae = 'x'", "nmae"),
         ("name = 'x'\nstages = []\nnetwork = {}\nview = {}", "stages"),
     ],

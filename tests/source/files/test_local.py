@@ -20,7 +20,7 @@ from spine_etl.source.files import LocalFile, LocalFolder
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
 
-RECIPE = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 
 
 @dataclass(frozen=True)

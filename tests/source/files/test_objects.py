@@ -21,7 +21,7 @@ from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
 
-RECIPE = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 LEVELS = list(RECIPE.levels)
 DATE = "2026-01-02T03:04:05.000Z"
 

@@ -18,7 +18,7 @@ from spine_etl.source.files import open_source
 from spine_etl.source.layout import discover_studies, studies_without_images, tables_changed
 from spine_etl.store.writer import StoreWriter
 
-RECIPE = load_recipe(Path(__file__).parents[3] / "spine_etl/recipes/quick.yaml")
+RECIPE = load_recipe("quick")
 LEVELS = list(RECIPE.levels)
 
 PLACES = [
