@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up they need; the second call of either starts in seconds.
-.PHONY: demo test lint bench environment clean postgresql
+.PHONY: demo test lint errors bench environment clean postgresql
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -61,6 +61,9 @@ postgresql:
 # A file of tests at a time on each core: half of them wait for servers to start.
 test: lint postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+errors: .venv/ready
+	$(BIN)/python docs/make_errors.py
 
 bench: .venv/ready
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark -s

@@ -1,10 +1,12 @@
-"""Refusals: the tree, its codes, and that they survive a process border."""
+"""The tree of errors, its codes, that errors can be pickled, and that docs/errors.md is up to date."""
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,7 @@ def test_codes_differ() -> None:
 
 
 @pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
-def test_the_tree_is_drawn_and_every_leaf_says_what_to_do(kind: type[SpineError]) -> None:
+def test_every_code_is_in_the_tree_and_has_a_remedy_and_a_builtin(kind: type[SpineError]) -> None:
     assert re.search(rf"\b{kind.__name__}\s+{kind.code}\b", errors.__doc__ or "")
     assert kind.default_action != SpineError.default_action
     builtin = [base for base in kind.__mro__ if base.__module__ == "builtins"]
@@ -37,9 +39,9 @@ def test_the_tree_is_drawn_and_every_leaf_says_what_to_do(kind: type[SpineError]
 
 
 @pytest.mark.parametrize("kind", leaves(), ids=lambda kind: kind.__name__)
-def test_a_refusal_survives_pickling(kind: type[SpineError]) -> None:
+def test_an_error_survives_pickling(kind: type[SpineError]) -> None:
     error = kind("a reason.", study="1.2.3", action="do this.")
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert type(copy) is kind
     assert (copy.reason, copy.study, copy.action, str(copy)) == (
         "a reason.",
@@ -49,7 +51,19 @@ def test_a_refusal_survives_pickling(kind: type[SpineError]) -> None:
     )
 
 
-def test_what_a_reader_sees() -> None:
-    error = SliceGap("slices 4.dcm and 5.dcm lie 9.0 mm apart.")
-    assert str(error).startswith("[SLICE_GAP] slices 4.dcm and 5.dcm lie 9.0 mm apart. Add the missing")
+def test_the_line_that_is_printed() -> None:
+    error = SliceGap("slices 4.dcm and 5.dcm are 9.0 mm apart.")
+    assert str(error).startswith("[SLICE_GAP] slices 4.dcm and 5.dcm are 9.0 mm apart. Add the missing")
     assert error.as_dict() == {"code": "SLICE_GAP", "reason": error.reason, "action": error.action}
+
+
+def test_the_page_of_errors_is_up_to_date() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("make_errors", docs / "make_errors.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.page()
+    assert (docs / "errors.md").read_text(encoding="utf-8") == page, "run: make errors"
+    assert [code for code in (kind.code for kind in leaves()) if f"| `{code}` |" not in page] == []
