@@ -10,10 +10,9 @@ from spine_etl.errors import SpineError
 
 HEADING = """# Errors
 
-Every error is printed as one line: `[CODE] study UID: reason. remedy.` Codes are stable, so scripts can test for
-them. The reason names what was found and where. Each error is also an instance of the built-in exception in the
-last column; `spine_etl.errors` shows the whole tree. A specific case may give a more precise remedy than the
-general one below.
+Every error is printed as one line: `[CODE] study UID: reason. remedy.` Codes are stable, so scripts can test
+for them. The reason names what was found and where. Each error is also an instance of the built-in exception
+in the last column; `spine_etl.errors` shows the whole tree. A specific case may give a more precise remedy.
 
 This page is generated from the docstrings in `spine_etl/errors`; run `make errors` after changing them.
 """
