@@ -11,8 +11,8 @@ from model.distributed import choose_device
 from model.inference.calibration import probabilities
 from model.inference.curves import LevelView, draw_study, save_picture
 from model.inference.predictor import seen
+from model.inference.weights import ModelDescription, load_model
 from model.options import ExplainOptions
-from model.training.checkpoint import Model, load_model
 from spine_etl.store import Store, open_store
 
 
@@ -62,7 +62,7 @@ def own_boxes(store: Store, study: int, level: int) -> npt.NDArray[Any]:
     return touching
 
 
-def _title(store: Store, study: int, model: Model, patient: float) -> str:
+def _title(store: Store, study: int, model: ModelDescription, patient: float) -> str:
     held_out = int(store.table["fold"][study]) == model.fold
     role = "held out from training" if held_out else "of a training fold"
     return f"{store.study_uids[study]}, {role}: patient {patient:.2f} ({model.recipe})"

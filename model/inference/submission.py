@@ -20,10 +20,10 @@ from model.distributed import choose_device
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
 from model.inference.predictor import column_logits, labels_of
+from model.inference.weights import ModelDescription, load_model
 from model.networks.cnn_lstm import CnnLstm
 from model.options import PredictOptions
 from model.output import write_atomically
-from model.training.checkpoint import Model, load_model
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
 
@@ -82,7 +82,7 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
 
 
 def predicted(
-    network: CnnLstm, model: Model, store: Store, studies: Indices, device: torch.device
+    network: CnnLstm, model: ModelDescription, store: Store, studies: Indices, device: torch.device
 ) -> FloatArray:
     """(studies, levels + 1) probabilities of one run; NaN where nothing is located."""
     table = np.full((len(studies), len(store.levels) + 1), np.nan)
@@ -145,7 +145,7 @@ def _studies(store: Store, options: PredictOptions) -> Indices:
     return studies
 
 
-def _check_held_out(options: PredictOptions, models: Sequence[Model]) -> None:
+def _check_held_out(options: PredictOptions, models: Sequence[ModelDescription]) -> None:
     for run, model in zip(options.checkpoint, models, strict=True):
         if model.fold != options.fold:
             raise CheckpointInvalid(

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.data.inputs import inputs_of
 from model.data.loader import Batches
 from model.data.targets import Indices, split
-from model.data.views import own_labels
+from model.data.views import THREE_WINDOWS, own_labels
 from model.distributed import (
     Ranks,
     alike,
@@ -33,21 +33,12 @@ from model.distributed import (
 from model.inference.calibration import fit_temperature, probabilities
 from model.inference.metrics import constant_baselines, weighted_log_loss
 from model.inference.predictor import column_logits, inner_split, labels_of, seen
+from model.inference.weights import MODEL, WEIGHTS, ModelDescription, load_trunk_weights, load_weights
 from model.networks.cnn_lstm import CnnLstm
 from model.options import TrainOptions
 from model.output import write_atomically
 from model.training.cached_features import EncodedBatch, EncodedBatches, encode_studies
-from model.training.checkpoint import (
-    LAST,
-    MODEL,
-    WEIGHTS,
-    Model,
-    check_identity,
-    load_last,
-    load_trunk_weights,
-    load_weights,
-    save_last,
-)
+from model.training.checkpoint import LAST, check_identity, load_last, save_last
 from model.training.losses import column_term, slice_term
 from model.training.objectives import Encoded, objective_of
 from model.training.precise_batch_norm import measure_batch_norms
@@ -60,7 +51,7 @@ from spine_etl.store import Store, open_store
 _CONFIG = "config.json"
 
 
-def fit(options: TrainOptions) -> Model:
+def fit(options: TrainOptions) -> ModelDescription:
     """Train as the options say and leave the run in ``options.out``.
 
     Raises
@@ -149,6 +140,7 @@ class _Training:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed training has in common with the one it goes on with."""
+        windows = [[window.center, window.width] for window in THREE_WINDOWS]
         return {
             "store": self.store.fingerprint,
             "version": self.store.version,
@@ -156,9 +148,10 @@ class _Training:
             "fold": self.options.fold,
             "recipe": self.recipe.model_dump(mode="json"),
             "world": self.ranks.world,
+            **({"windows": windows} if self.recipe.view.kind == "windows" else {}),
         }
 
-    def go(self) -> Model:
+    def go(self) -> ModelDescription:
         state = self.resumed
         self._prepare()
         since = (state["stage"], state["source"]["epoch"]) if state else (0, 0)
@@ -278,13 +271,13 @@ class _Training:
     def _save(self, state: dict[str, Any]) -> None:
         save_last(self.run, {"identity": self.identity(), **state})
 
-    def _finish(self, log: RunLog) -> Model:
+    def _finish(self, log: RunLog) -> ModelDescription:
         """Fit the temperature and describe the weights."""
         self._load_kept()
         labels, logits = self._validation_logits()
         temperature = fit_temperature(labels, logits)
         baselines = constant_baselines(self.parts.labels)
-        model = Model(
+        model = ModelDescription(
             recipe=self.recipe.name,
             network=self.recipe.network,
             view=self.recipe.view,

@@ -7,7 +7,6 @@ same steps, to the last bit on a CPU.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.data.loader import Batches
 from model.distributed import Ranks, spread, summed
+from model.inference.weights import WEIGHTS, save_weights
 from model.networks.cnn_lstm import CnnLstm
 from model.training.cached_features import EncodedBatches
-from model.training.checkpoint import WEIGHTS, save_weights
+from model.training.checkpoint import random_states, restore_random_states
 from model.training.losses import Term
 from model.training.objectives import Objective
 from model.training.recipe import Stage
@@ -274,25 +273,3 @@ def cosine(done: float, warmup: float) -> float:
     if done < warmup:
         return done / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
-
-
-def random_states(device: torch.device) -> dict[str, Any]:
-    """The states of all generators that a step could draw from."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - libraries may draw from it
-    states = {
-        "python": random.getstate(),
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
-    random.setstate(states["python"])
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -20,10 +20,10 @@ from model.inference.curves import draw_curves, reliability_curve, roc_curve
 from model.inference.explanation import draw, own_boxes
 from model.inference.metrics import weighted_log_loss
 from model.inference.submission import predict_store
+from model.inference.weights import MODEL, WEIGHTS, ModelDescription, load_model, save_weights
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.options import ExplainOptions, PredictOptions
 from model.predict import predict
-from model.training.checkpoint import MODEL, WEIGHTS, Model, load_model, save_weights
 from model.training.recipe import ViewSettings
 from spine_etl.errors import CheckpointInvalid, ChunkMissing, FoldInvalid, LossNotFinite, StudyNotInStore
 from spine_etl.store import Store
@@ -44,7 +44,7 @@ def run_of(folder: Path, store: Store, *, seed: int = 0, fold: int = 0, temperat
         for parameter in network.sequence.parameters():
             parameter.normal_(0, 0.5)
     save_weights(folder / WEIGHTS, network)
-    model = Model(
+    model = ModelDescription(
         recipe="quick", network=network.settings, view=VIEW, levels=store.levels, fold=fold, version=1,
         fingerprint=store.fingerprint, root_digest=store.root_digest, temperature=temperature,
         prevalence=[0.1, 0.2, 0.3], weighted_prevalence=[0.15, 0.25, 0.45],

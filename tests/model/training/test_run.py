@@ -22,9 +22,10 @@ from model.data.targets import split
 from model.inference.explanation import draw
 from model.inference.predictor import inner_split
 from model.inference.submission import predict_store
+from model.inference.weights import load_model
 from model.options import ExplainOptions, PredictOptions, TrainOptions
 from model.training import stage as stage_module
-from model.training.checkpoint import LAST, PREVIOUS, load_model
+from model.training.checkpoint import LAST, PREVIOUS
 from model.training.precise_batch_norm import measure_batch_norms
 from model.training.run import fit
 from model.training.stage import cosine
