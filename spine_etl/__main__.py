@@ -219,11 +219,11 @@ def _window(name: str, volume: Volume) -> Window:
 def check(options: argparse.Namespace) -> int:
     """Read every committed object of a store against its digest."""
     from spine_etl.store import open_store
-    from spine_etl.store.schema import OBJECTS
+    from spine_etl.store.schema import ARRAY_NAMES
 
     store = open_store(options.store, options.version)
     faults = _faults(store)
-    studies, objects = len(store), len(store) * len(OBJECTS)
+    studies, objects = len(store), len(store) * len(ARRAY_NAMES)
     if options.json:
         found = [{"study": fault.study, **fault.as_dict()} for fault in faults]
         line = {"studies": studies, "objects": objects, "faults": found}

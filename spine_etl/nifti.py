@@ -27,8 +27,8 @@ from spine_etl.errors import (
     SpineError,
 )
 from spine_etl.geometry import FloatArray, Grid
-from spine_etl.source.digest import DigestedFile
-from spine_etl.source.files import FilePlace, Held, file_at, held_still
+from spine_etl.source.digest import HashingReader
+from spine_etl.source.files import FileOrPath, MemoryContent, as_file, unchanged_while_reading
 from spine_etl.volume import LabelMap, Volume
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -40,7 +40,7 @@ _SAME_PLACE_MM = 0.1
 _WHOLE = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of a whole number
 
 
-def read_label_map(place: FilePlace) -> LabelMap:
+def read_label_map(place: FileOrPath) -> LabelMap:
     """Read a segmentation from ``.nii`` or ``.nii.gz``, in any axis order and any real voxel type.
 
     The labels are the file's (i, j, k) array transposed to (k, j, i), not turned: `LabelMap.grid` says where
@@ -58,10 +58,10 @@ def read_label_map(place: FilePlace) -> LabelMap:
     LabelUnknown
         If it holds a whole number outside 0 to 255.
     """
-    file = file_at(place)
+    file = as_file(place)
     try:
-        with held_still(file), file.open() as content:
-            return _read(DigestedFile(content, file.known_digest), file.name)
+        with unchanged_while_reading(file), file.open() as content:
+            return _read(HashingReader(content, file.listed_digest), file.name)
     except SourceError:
         raise
     except FileNotFoundError as error:
@@ -103,7 +103,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         ) from error
 
 
-def _read(file: DigestedFile, name: str) -> LabelMap:
+def _read(file: HashingReader, name: str) -> LabelMap:
     content, size = _unpacked(file, name) if name.endswith(".gz") else (file, file.size)
     header = _header(content, name)
     shape, stored = _layout(header, size, name)
@@ -114,16 +114,16 @@ def _read(file: DigestedFile, name: str) -> LabelMap:
     return LabelMap(labels, grid, file.digest)
 
 
-def _unpacked(file: DigestedFile, name: str) -> tuple[DigestedFile, int]:
+def _unpacked(file: HashingReader, name: str) -> tuple[HashingReader, int]:
     """What a gzip file holds, and its length in bytes."""
     try:
         content = igzip.decompress(file.read())  # to the end of the stream, checksum and length compared
     except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # its stub calls IsalError a value
         raise MaskUnreadable(f"{name} is cut short or damaged: its gzip stream is broken.") from error
-    return DigestedFile(Held(content)), len(content)
+    return HashingReader(MemoryContent(content)), len(content)
 
 
-def _header(content: DigestedFile, name: str) -> Any:
+def _header(content: HashingReader, name: str) -> Any:
     """The header, whose shape and offset are numbers that can be used."""
     first = content.read(4)
     sizes = [int.from_bytes(first, order) for order in ("little", "big")]
@@ -169,7 +169,7 @@ def _scaling(header: Any, name: str) -> tuple[float, float] | None:
 
 
 def _labels(
-    content: DigestedFile,
+    content: HashingReader,
     shape: tuple[int, int, int],
     stored: np.dtype[Any],
     scaling: tuple[float, float] | None,
@@ -179,7 +179,7 @@ def _labels(
     values = np.empty(shape[1:], stored)
     # Plane by plane: a file of float64 is eight times as large as its labels, its differences twice that.
     for plane in labels:
-        if content.fill(values.reshape(-1).view(np.uint8).data) < values.nbytes:
+        if content.read_into(values.reshape(-1).view(np.uint8).data) < values.nbytes:
             raise MaskUnreadable(f"{name} ends within its voxels.")
         plane[...] = _whole(values, scaling, name)
     return labels

@@ -33,7 +33,7 @@ from spine_etl.localization import LEAST_CONFIDENCE, Localization, Localizer
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import coverage, sample_image, sample_labels
-from spine_etl.source.digest import combine, file_digest
+from spine_etl.source.digest import combine_digests, file_digest
 from spine_etl.source.layout import Study
 from spine_etl.store.record import BoxRecord, LevelRecord, MaskSource, Record
 from spine_etl.store.schema import row_arrays
@@ -95,8 +95,8 @@ def process_study(
 class StudyCrops:
     """What is cut from one study; the CT itself is let go.
 
-    ``voxels`` holds the row's arrays by name (`spine_etl.store.schema.OBJECTS`); a level without a crop is
-    air without labels there. ``grids`` holds the levels that the mask shows, by name.
+    ``voxels`` holds the row's arrays by name (`spine_etl.store.schema.ARRAY_NAMES`); a level without a crop
+    is air without labels there. ``grids`` holds the levels that the mask shows, by name.
     """
 
     voxels: dict[str, npt.NDArray[Any]]
@@ -197,7 +197,7 @@ def source_digest(study: Study, *, threads: int = 1, localizer: Localizer | None
     files = series_files(study.folder)
     with ThreadPoolExecutor(threads) as pool:
         digests = list(pool.map(file_digest, files))
-    series = combine((file.name, digest) for file, digest in zip(files, digests, strict=True))
+    series = combine_digests((file.name, digest) for file, digest in zip(files, digests, strict=True))
     if study.mask:
         return _combined(study, series, file_digest(study.mask))
     return _combined(study, series, localizer.digest if localizer else "")
@@ -221,8 +221,8 @@ def refuse(
 
 
 def _combined(study: Study, series: str, mask: str) -> str:
-    tables = hashlib.sha256(study.table_rows.encode()).hexdigest()
-    return combine([("series", series), ("mask", mask), ("tables", tables)])
+    tables = hashlib.sha256(study.table_content.encode()).hexdigest()
+    return combine_digests([("series", series), ("mask", mask), ("tables", tables)])
 
 
 def _record(study: Study, recipe: Recipe, crops: StudyCrops, row: int, digests: dict[str, str]) -> Record:

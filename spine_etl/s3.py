@@ -31,7 +31,7 @@ def is_s3(address: object) -> bool:
     return str(address).startswith("s3://")
 
 
-def bucket(url: str) -> Any:
+def open_bucket(url: str) -> Any:
     """obstore's client of the bucket that ``s3://bucket[/prefix]`` names; its keys are below the prefix.
 
     Make it in the process that uses it: it has threads, and holds credentials.

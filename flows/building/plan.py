@@ -12,7 +12,7 @@ from spine_etl.localization import Localizer
 from spine_etl.pipeline import source_digest
 from spine_etl.recipe import Recipe
 from spine_etl.source.files import open_source
-from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_changed
+from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_modified_at
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
 
@@ -97,8 +97,8 @@ def plan_build(
         plan.first_row = latest.rows
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
         known = dict(zip(latest.study_uids, digests, strict=True))
-    settled = _Settled(settle_s, tables_changed(place) if settle_s else None)
-    with ThreadPoolExecutor(max(threads, place.reads)) as pool:
+    settled = _Settled(settle_s, tables_modified_at(place) if settle_s else None)
+    with ThreadPoolExecutor(max(threads, place.concurrent_reads)) as pool:
         findings = pool.map(lambda study: _look_at(study, known.get(study.uid), plan, settled), studies)
         for study, finding in zip(studies, findings, strict=True):
             _sort_in(plan, study, finding)
@@ -130,14 +130,17 @@ class _Settled:
     """Whether a study was left in peace for so many seconds, and with it the tables that speak of it."""
 
     seconds: float
-    tables_changed: float | None
+    tables_modified_at: float | None
 
     def lacks(self, study: Study) -> float | None:
         """Seconds since the last change, None where that is long enough ago or nobody knows."""
         if not self.seconds:
             return None
         try:
-            dates = [self.tables_changed, *(place.changed() for place in (study.folder, study.mask) if place)]
+            dates = [
+                self.tables_modified_at,
+                *(place.modified_at() for place in (study.folder, study.mask) if place),
+            ]
         except (SpineError, OSError):
             return None  # reading it will say what is wrong
         age = time.time() - max((date for date in dates if date is not None), default=0.0)

@@ -37,8 +37,8 @@ from spine_etl.dicom.header import (
 )
 from spine_etl.dicom.hounsfield import Hounsfield, Pixels, to_hounsfield
 from spine_etl.errors import DecodeFailed, DicomUnreadable, SourceError
-from spine_etl.source.digest import DigestedFile
-from spine_etl.source.files import FilePlace, file_at
+from spine_etl.source.digest import HashingReader
+from spine_etl.source.files import FileOrPath, as_file
 
 _ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE  # as read little endian
 _END_OF_IMAGE = b"\xff\xd9"
@@ -56,7 +56,7 @@ class Slice:
     digest: str
 
 
-def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
+def read_slice(place: FileOrPath, slot: Hounsfield | None = None) -> Slice:
     """Read one file.
 
     ``slot`` (rows, columns) is where the HU belong; they are put there if shape and dtype allow, else the
@@ -72,11 +72,11 @@ def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
     SourceError
         If what the file lies in changed, or cannot be reached.
     """
-    file = file_at(place)
+    file = as_file(place)
     name = file.name
     try:
         with file.open() as raw:
-            content = DigestedFile(raw, file.known_digest)
+            content = HashingReader(raw, file.listed_digest)
             header, pixels, decoder = _read(content, name, slot)
             hu = _place(to_hounsfield(pixels, header, name), slot)
             return Slice(name, header, hu, decoder, content.digest)
@@ -86,7 +86,7 @@ def read_slice(place: FilePlace, slot: Hounsfield | None = None) -> Slice:
         raise DicomUnreadable(f"{name} cannot be read: {error.strerror}.") from error
 
 
-def _read(file: DigestedFile, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:
+def _read(file: HashingReader, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:
     block, found = scan_file(file)
     header = None if found is None else parse(found.values, found.transfer_syntax, name=name)
     if header is not None and found is not None and _is_plain(found, header):
@@ -126,7 +126,7 @@ def _is_plain(found: Scan, header: Header) -> bool:
 
 
 def _read_plain(
-    file: DigestedFile, block: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None
+    file: HashingReader, block: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None
 ) -> Pixels:
     """Uncompressed pixels straight into their place: the end of the block first, then from the file."""
     expected = header.rows * header.columns * 2
@@ -138,7 +138,7 @@ def _read_plain(
     room = pixels.reshape(-1).view(np.uint8).data
     begun = block[found.pixel_start : found.pixel_start + expected]
     room[: len(begun)] = begun
-    filled = len(begun) + file.fill(room[len(begun) :])
+    filled = len(begun) + file.read_into(room[len(begun) :])
     if filled < expected:  # it shrank meanwhile
         raise DicomUnreadable(f"{name} ends after {filled} of {expected} bytes of Pixel Data.")
     file.read()  # what follows the pixels belongs to the digest

@@ -18,7 +18,7 @@ from struct import unpack_from
 from typing import Any, NamedTuple, Protocol
 
 from spine_etl.errors import DicomUnreadable, HeaderInvalid, SourceError, TransferSyntaxUnsupported
-from spine_etl.source.files import FilePlace, file_at
+from spine_etl.source.files import FileOrPath, as_file
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -131,7 +131,7 @@ class Scan(NamedTuple):
     pixel_length: int | None
 
 
-def read_header(place: FilePlace) -> Header:
+def read_header(place: FileOrPath) -> Header:
     """Read one file's header, checked, without decoding its pixels.
 
     Raises
@@ -145,7 +145,7 @@ def read_header(place: FilePlace) -> Header:
     SourceError
         If what the file lies in changed, or cannot be reached.
     """
-    file = file_at(place)
+    file = as_file(place)
     try:
         with file.open() as content:
             block, found = scan_file(content)

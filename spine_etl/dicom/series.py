@@ -16,14 +16,14 @@ from spine_etl.dicom.header import MAGIC_END
 from spine_etl.dicom.hounsfield import Hounsfield
 from spine_etl.dicom.stack import Stack, stack_slices
 from spine_etl.errors import DicomUnreadable, NoSlices, SourceError
-from spine_etl.source.digest import combine
-from spine_etl.source.files import File, Folder, FolderPlace, held_still, open_source
+from spine_etl.source.digest import combine_digests
+from spine_etl.source.files import File, Folder, FolderOrAddress, open_source, unchanged_while_reading
 from spine_etl.volume import Volume
 
 _MOST_THREADS = 8
 
 
-def read_series(place: FolderPlace, *, threads: int | None = None) -> Volume:
+def read_series(place: FolderOrAddress, *, threads: int | None = None) -> Volume:
     """Read the CT series that lies in a folder.
 
     Parameters
@@ -60,8 +60,8 @@ def read_series(place: FolderPlace, *, threads: int | None = None) -> Volume:
         `spine_etl.dicom.stack`.
     """
     folder = open_source(place)
-    threads = max(_usable_cores() if threads is None else threads, folder.reads)
-    with held_still(folder):
+    threads = max(_usable_cores() if threads is None else threads, folder.concurrent_reads)
+    with unchanged_while_reading(folder):
         return _read_series(folder, threads)
 
 
@@ -78,14 +78,15 @@ def _read_series(folder: Folder, threads: int) -> Volume:
         warnings=stack.warnings,
         facts=_facts(slices, stack),
         file_numbers=np.array([_file_number(s.name) for s in stack.slices], dtype=np.int64),
-        source_digest=combine((s.name, s.digest) for s in slices),
+        source_digest=combine_digests((s.name, s.digest) for s in slices),
     )
 
 
-def series_files(place: FolderPlace) -> list[File]:
+def series_files(place: FolderOrAddress) -> list[File]:
     """The files `read_series` reads, sorted by name with numbers as numbers.
 
-    ``combine((f.name, file_digest(f)) for f in series_files(place))`` is the volume's ``source_digest``.
+    ``combine_digests((f.name, file_digest(f)) for f in series_files(place))`` is the volume's
+    ``source_digest``.
 
     Raises
     ------

@@ -7,33 +7,31 @@ from collections.abc import Iterable
 
 import xxhash
 
-from spine_etl.source.files import Content, FilePlace, file_at
+from spine_etl.source.files import Content, FileOrPath, as_file
 
 _BLOCK = 1 << 20
 
 
-def hasher() -> xxhash.xxh3_128:
-    """A running digest for one file; 128 bits, some ten times as fast as SHA-256 on sources of gigabytes."""
-    return xxhash.xxh3_128()
+def file_digest(place: FileOrPath) -> str:
+    """Digest of a file's content: the one its source lists, if any, else XXH3-128 (32 hex digits).
 
-
-def file_digest(place: FilePlace) -> str:
-    """What tells a file's content from others: what its source vouches for, else XXH3 (32 hex digits)."""
-    file = file_at(place)
-    if file.known_digest:
-        return file.known_digest
-    running, block = hasher(), memoryview(bytearray(_BLOCK))
+    XXH3 is about ten times as fast as SHA-256, which matters for sources of hundreds of gigabytes.
+    """
+    file = as_file(place)
+    if file.listed_digest:
+        return file.listed_digest
+    running, block = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK))
     with file.open() as content:
         while count := content.readinto(block):
             running.update(block[:count])
     return running.hexdigest()
 
 
-class DigestedFile:
+class HashingReader:
     """A file read from front to back, with a running digest of all that was read."""
 
-    def __init__(self, content: Content, known_digest: str | None = None) -> None:
-        self._content, self._known, self._running = content, known_digest, hasher()
+    def __init__(self, content: Content, listed_digest: str | None = None) -> None:
+        self._content, self._known, self._running = content, listed_digest, xxhash.xxh3_128()
 
     @property
     def size(self) -> int:
@@ -49,7 +47,7 @@ class DigestedFile:
         self._running.update(content)
         return content
 
-    def fill(self, room: memoryview) -> int:
+    def read_into(self, room: memoryview) -> int:
         """Read until the room is full or the file ends; returns the bytes read."""
         filled = 0
         while filled < len(room) and (count := self._content.readinto(room[filled:])):
@@ -58,7 +56,7 @@ class DigestedFile:
         return filled
 
 
-def combine(named: Iterable[tuple[str, str]]) -> str:
+def combine_digests(named: Iterable[tuple[str, str]]) -> str:
     """One digest, 64 hex digits, over (name, digest) pairs in any order."""
     running = hashlib.sha256()
     for name, digest in sorted(named):

@@ -29,7 +29,7 @@ from spine_etl.errors import (
     StudyNameInvalid,
     TableInvalid,
 )
-from spine_etl.source.files import File, Folder, FolderPlace, open_source
+from spine_etl.source.files import File, Folder, FolderOrAddress, open_source
 from spine_etl.volume import FractureBox
 
 _IMAGES, _MASKS = "train_images", "segmentations"
@@ -57,13 +57,13 @@ class Study:
     problem: SpineError | None = None
 
     @property
-    def table_rows(self) -> str:
+    def table_content(self) -> str:
         """What the tables say, and what is wrong with it, as text to be digested with the files."""
         said = repr((sorted((self.labels or {}).items()), self.boxes))
         return f"{said} {self.problem.reason}" if self.problem else said
 
 
-def discover_studies(place: FolderPlace, levels: Sequence[str]) -> list[Study]:
+def discover_studies(place: FolderOrAddress, levels: Sequence[str]) -> list[Study]:
     """The studies of a source, in the order of their UIDs.
 
     Parameters
@@ -94,21 +94,21 @@ def discover_studies(place: FolderPlace, levels: Sequence[str]) -> list[Study]:
     return [_study(folder, known, labels, boxes) for _, folder in folders]
 
 
-def studies_without_images(place: FolderPlace, levels: Sequence[str]) -> list[str]:
+def studies_without_images(place: FolderOrAddress, levels: Sequence[str]) -> list[str]:
     """UIDs that the label table names and ``train_images`` does not hold; raises as `discover_studies`."""
     root = _layout(place)
     named = _read_labels(_named(root.files()).get(_LABELS), levels)
     return sorted(named.keys() - _named(_named(root.folders())[_IMAGES].folders()).keys())
 
 
-def tables_changed(place: FolderPlace) -> float | None:
+def tables_modified_at(place: FolderOrAddress) -> float | None:
     """When the newest table changed, seconds since the epoch; None where there is none, or nobody knows."""
     tables = _named(_layout(place).files())
-    dates = [tables[name].changed() for name in (_LABELS, _BOXES) if name in tables]
+    dates = [tables[name].modified_at() for name in (_LABELS, _BOXES) if name in tables]
     return max((date for date in dates if date is not None), default=None)
 
 
-def _layout(place: FolderPlace) -> Folder:
+def _layout(place: FolderOrAddress) -> Folder:
     """The folder that has the layout: the one that is named, or the only one in it."""
     root = open_source(place)
     inside = _named(root.folders())

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from spine_etl.errors import StoreWriteFailed
-from spine_etl.store.schema import is_whole
+from spine_etl.store.schema import checksum_matches
 
 
-class AnotherObject(Exception):
+class DigestMismatch(Exception):
     """What lies under a key is not what was committed there; the reader says which study's it is."""
 
 
@@ -41,16 +41,16 @@ class ObjectCache:
     def read(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
         """The object of that SHA-256 (hex), from the folder, else fetched and kept.
 
-        Raises AnotherObject where what is fetched has another digest: all that share the folder would see it.
+        Raises DigestMismatch if the fetched object has another digest; it is not cached.
         """
         place = self.folder / digest[:2] / digest[2:]
         with suppress(OSError):
             content = place.read_bytes()
-            if is_whole(content):  # a power cut may have left less; such an object is fetched anew
+            if checksum_matches(content):  # a power cut may have left less; such an object is fetched anew
                 return content
         content = fetch()
         if hashlib.sha256(content).hexdigest() != digest:
-            raise AnotherObject
+            raise DigestMismatch
         with suppress(OSError):  # a full disk makes it slow, not wrong
             _keep(place, content)
         return content

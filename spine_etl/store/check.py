@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from spine_etl.errors import ChunkCorrupt, SpineError
 from spine_etl.store.reader import Store
-from spine_etl.store.schema import OBJECTS
+from spine_etl.store.schema import ARRAY_NAMES
 
 
 def check_study(store: Store, study: int) -> Iterator[SpineError]:
     """What is wrong with a study's four objects: a refusal for each that is missing or differs."""
     uid = store.study_uids[study]
-    for position, name in enumerate(OBJECTS):
+    for position, name in enumerate(ARRAY_NAMES):
         array = store.arrays[name]
         try:
             content = store.read_object(array, study)

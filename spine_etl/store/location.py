@@ -120,7 +120,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def locate(store: str | Path) -> Location:
+def open_location(store: str | Path) -> Location:
     """The location a path, or a URL such as ``s3://bucket/prefix``, names.
 
     Raises

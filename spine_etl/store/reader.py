@@ -23,16 +23,16 @@ from spine_etl.errors import (
 )
 from spine_etl.geometry import Grid
 from spine_etl.recipe import SCHEMA_VERSION, Recipe
-from spine_etl.store.cache import AnotherObject, ObjectCache
-from spine_etl.store.location import Location, locate
+from spine_etl.store.cache import DigestMismatch, ObjectCache
+from spine_etl.store.location import Location, open_location
 from spine_etl.store.schema import (
+    ARRAY_NAMES,
     ATTRIBUTES,
-    OBJECTS,
     STATUS_LOCATED,
     RowArray,
     column_keys,
+    decode_group,
     row_arrays,
-    zarr_columns,
 )
 from spine_etl.store.table import DIMENSIONS, VersionTable
 
@@ -106,7 +106,7 @@ class Store:
         return self.read("mask", study, out)
 
     def read(self, name: str, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """One of the four `OBJECTS` of a study, decoded and verified, into ``out`` where given."""
+        """One of the four `ARRAY_NAMES` of a study, decoded and verified, into ``out`` where given."""
         array = self.arrays[name]
         content = self.read_object(array, study)
         try:
@@ -122,11 +122,11 @@ class Store:
         try:
             if self._cache is None:
                 return self.location.read(key)
-            digest = self.table["digest"][study, OBJECTS.index(array.name)].tobytes().hex()
+            digest = self.table["digest"][study, ARRAY_NAMES.index(array.name)].tobytes().hex()
             return self._cache.read(digest, lambda: self.location.read(key))
         except FileNotFoundError as error:
             raise ChunkMissing(f"{key} is not there.", study=self.study_uids[study]) from error
-        except AnotherObject as error:
+        except DigestMismatch as error:
             fault = f"{key} is not the object that was committed."
             raise ChunkCorrupt(fault, study=self.study_uids[study]) from error
 
@@ -180,7 +180,7 @@ def open_store(
     StoreForbidden, StoreUnreachable
         If it may not, or cannot, be read.
     """
-    location = locate(dataset_in(store, recipe) if recipe else store)
+    location = open_location(dataset_in(store, recipe) if recipe else store)
     root = read_root(location)
     commit = newest_commit(location, root.latest) if version is None else read_commit(location, version)
     if commit is None:
@@ -248,7 +248,7 @@ def newest_commit(location: Location, latest: int) -> dict[str, Any] | None:
 def _read_table(location: Location, commit: dict[str, Any]) -> tuple[dict[str, Any], VersionTable]:
     path = commit["path"]
     try:
-        attributes, columns = zarr_columns(_read_objects(location, path), DIMENSIONS)
+        attributes, columns = decode_group(_read_objects(location, path), DIMENSIONS)
         table = VersionTable(columns)
     except (FileNotFoundError, KeyError) as error:
         raise ChunkMissing(f"{path} is not whole: the version's table cannot be read.") from error

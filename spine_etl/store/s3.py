@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from spine_etl.errors import StoreError, StoreForbidden, StoreNotFound, StoreUnreachable
-from spine_etl.s3 import bucket, tried
+from spine_etl.s3 import open_bucket, tried
 
 _Result = TypeVar("_Result")
 _WRITER = "writer"
@@ -43,7 +43,7 @@ class S3Location:
     @cached_property
     def _bucket(self) -> Any:
         try:
-            return bucket(self.url)
+            return open_bucket(self.url)
         except ModuleNotFoundError as error:
             action = "Install it: pip install 'spine-etl[s3]'."
             raise StoreError(f"{self.url} needs obstore.", action=action) from error

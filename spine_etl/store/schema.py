@@ -28,7 +28,7 @@ from spine_etl.recipe import SCHEMA_VERSION, Recipe
 from spine_etl.volume import AIR_HU
 
 ATTRIBUTES = "spine_etl"
-OBJECTS = ("image", "mask", "overview/image", "overview/mask")
+ARRAY_NAMES = ("image", "mask", "overview/image", "overview/mask")
 """The arrays that hold one object a row, in the order of a table's ``digest`` column."""
 
 STATUS_UNLOCATED, STATUS_LOCATED, STATUS_ABSENT = 0, 1, 2
@@ -44,14 +44,14 @@ _CRC_RESIDUE = 0x48674BC7
 """CRC-32C over any bytes followed by their own checksum: the whole object is checked without a copy."""
 
 
-def is_whole(content: bytes) -> bool:
+def checksum_matches(content: bytes) -> bool:
     """Whether an object of a row ends with its checksum."""
     return len(content) >= 20 and google_crc32c.value(content) == _CRC_RESIDUE
 
 
 @dataclass(frozen=True)
 class RowArray:
-    """One of the `OBJECTS`: a zarr array with one chunk a row."""
+    """One of the `ARRAY_NAMES`: a zarr array with one chunk a row."""
 
     name: str
     dtype: str
@@ -81,7 +81,7 @@ class RowArray:
         ValueError
             If the checksum or the length is not that of a row.
         """
-        if not is_whole(content):
+        if not checksum_matches(content):
             raise ValueError("its checksum does not match")
         voxels = np.empty(self.row_shape, self.dtype) if out is None else out
         if int.from_bytes(content[4:8], "little") != voxels.nbytes:
@@ -151,7 +151,7 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def zarr_objects(
+def encode_group(
     attributes: dict[str, Any], columns: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]]
 ) -> dict[str, bytes]:
     """A group with one array a column as zarr-python writes it: key to bytes, to be put anywhere."""
@@ -176,7 +176,7 @@ def zarr_objects(
     return {key: bytes(buffer.to_bytes()) for key, buffer in objects.items()}
 
 
-def zarr_columns(
+def decode_group(
     objects: dict[str, bytes], names: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The attributes and the named arrays of such a group.

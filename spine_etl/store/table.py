@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.store.record import UNKNOWN, Record
-from spine_etl.store.schema import LEVEL_STATUS, MASK_SOURCE, OBJECTS, UID_LENGTH
+from spine_etl.store.schema import ARRAY_NAMES, LEVEL_STATUS, MASK_SOURCE, UID_LENGTH
 
 Column = npt.NDArray[Any]
 
@@ -116,7 +116,7 @@ class VersionTable:
         return VersionTable(columns)
 
 
-def table_of(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
+def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
     """The table of those records (refused ones left out), folds not yet assigned."""
     records = [record for record in records if record.refusal is None]
     boxes = [(index, box) for index, record in enumerate(records) for box in record.boxes]
@@ -153,8 +153,8 @@ def table_of(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
         "overview_origin_mm": column([r.overview_origin_mm for r in records], "float64", 3),
         "source_digest": column([list(bytes.fromhex(r.source_digest)) for r in records], "uint8", 32),
         "digest": column(
-            [[list(bytes.fromhex(r.digests[name])) for name in OBJECTS] for r in records],
-            "uint8", len(OBJECTS), 32,
+            [[list(bytes.fromhex(r.digests[name])) for name in ARRAY_NAMES] for r in records],
+            "uint8", len(ARRAY_NAMES), 32,
         ),
         "box_study": column([index for index, _ in boxes], "int32"),
         "box_slice_number": column([box.slice_number for _, box in boxes], "int32"),

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from spine_etl.errors import CommitConflict, StoreFingerprintDiffers, StoreNotFound
 from spine_etl.recipe import Recipe
-from spine_etl.store.location import Location, locate
+from spine_etl.store.location import Location, open_location
 from spine_etl.store.reader import Store, commit_key, newest_commit, read_root
 from spine_etl.store.record import Record
-from spine_etl.store.schema import ATTRIBUTES, group_metadata, root_attributes, row_arrays, zarr_objects
-from spine_etl.store.table import DIMENSIONS, NO_FOLD, VersionTable, table_of
+from spine_etl.store.schema import ATTRIBUTES, encode_group, group_metadata, root_attributes, row_arrays
+from spine_etl.store.table import DIMENSIONS, NO_FOLD, VersionTable, table_from_records
 
 _COMMIT_TRIES = 20
 _WRITERS = 8
@@ -37,7 +37,7 @@ class StoreWriter:
     """
 
     def __init__(self, store: str | Path, recipe: Recipe) -> None:
-        self.location: Location = locate(store)
+        self.location: Location = open_location(store)
         self.recipe = recipe
         self.arrays = row_arrays(recipe)
         self._prepare()
@@ -155,7 +155,7 @@ class StoreWriter:
         the next build: a network that was down must not take studies away.
         """
         levels = list(self.recipe.levels)
-        table = table_of([], levels) if base is None else base.table
+        table = table_from_records([], levels) if base is None else base.table
         refused = {entry["uid"]: entry for entry in ([] if base is None else base.refused)}
         folds = {uid: entry["fold"] for uid, entry in refused.items()}
         folds |= dict(zip(table.study_uids, table["fold"].tolist(), strict=True))
@@ -167,7 +167,9 @@ class StoreWriter:
             if record.refusal:
                 entry = record.refusal.model_dump(include={"code", "reason", "action"})
                 refused[record.uid] = {"uid": record.uid, "fold": folds.get(record.uid, NO_FOLD), **entry}
-        table = table.without(set(refused)).updated(table_of(records, levels), folds, self.recipe.folds)
+        table = table.without(set(refused)).updated(
+            table_from_records(records, levels), folds, self.recipe.folds
+        )
         return table, [refused[uid] for uid in sorted(refused)]
 
     def _write_version(
@@ -187,7 +189,7 @@ class StoreWriter:
         }
         attributes = {**commit, "fingerprint": self.recipe.fingerprint, "refused": refused}
         columns = {name: (table[name], axes) for name, axes in DIMENSIONS.items()}
-        objects = zarr_objects(attributes, columns)
+        objects = encode_group(attributes, columns)
         with ThreadPoolExecutor(_WRITERS) as pool:  # flushing many small files waits more than it works
             list(
                 pool.map(

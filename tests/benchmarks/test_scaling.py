@@ -26,7 +26,7 @@ from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
-from spine_etl.store.schema import OBJECTS
+from spine_etl.store.schema import ARRAY_NAMES
 from spine_etl.store.writer import StoreWriter
 from tests.benchmarks.contest import ROOT, show
 
@@ -56,7 +56,7 @@ def record(number: int, recipe: Recipe, source_digest: str | None = None) -> Rec
         fingerprint=recipe.fingerprint,
         source_digest=source_digest or sha(f"source {number}"),
         row=number,
-        digests={name: sha(f"{name} {number}") for name in OBJECTS},
+        digests={name: sha(f"{name} {number}") for name in ARRAY_NAMES},
         mask_source="given",
         levels=dict.fromkeys(recipe.levels, level),
         fracture={**dict.fromkeys(recipe.levels, 0), "C2": int(fractured), "patient_overall": int(fractured)},

@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate
 
 from spine_etl.dicom import read_series, series_files
 from spine_etl.errors import DicomUnreadable, NoSlices, SourceNotFound, SpineError
-from spine_etl.source.digest import combine, file_digest
+from spine_etl.source.digest import combine_digests, file_digest
 
 if TYPE_CHECKING:
     from .conftest import SeriesWriter
@@ -70,14 +70,14 @@ def test_digest_is_that_of_the_files(series: SeriesWriter) -> None:
     stream = bytes(imagecodecs.jpeg8_encode(series.stored(), lossless=True, bitspersample=12))
     series.add("6.dcm", encapsulate([stream]), syntax=SV1, z=-4)
     series.add("7.dcm", DataSetTrailingPadding=bytes(50_000), z=-5)
-    truth = combine((p.name, file_digest(p)) for p in series_files(series.folder))
+    truth = combine_digests((p.name, file_digest(p)) for p in series_files(series.folder))
     assert read_series(series.folder).source_digest == truth
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("folder", ["ct_head_gantry_tilt", "rotated_orientation"])
 def test_digest_of_real_files(real_data: Path, folder: str) -> None:
-    truth = combine((p.name, file_digest(p)) for p in series_files(real_data / folder))
+    truth = combine_digests((p.name, file_digest(p)) for p in series_files(real_data / folder))
     assert read_series(real_data / folder).source_digest == truth
 
 

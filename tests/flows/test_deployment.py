@@ -23,7 +23,7 @@ from spine_etl.recipe import load_recipe
 from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
-from spine_etl.store.location import locate
+from spine_etl.store.location import open_location
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
 from tests.flows.services import ROOT, Services
@@ -198,7 +198,7 @@ def test_a_killed_dask_worker_changes_nothing(prefect: Prefect, services: Servic
     store, key = "s3://spine/killed", Record.key
     uids = [study.uid for study in discover_studies(services.folder("/data/source"), list(RECIPE.levels))]
     run = prefect.trigger(**quick(store))
-    await_(lambda: any(locate(store).exists(key(uid)) for uid in uids))
+    await_(lambda: any(open_location(store).exists(key(uid)) for uid in uids))
     services.kill("dask-worker", 0)
     assert prefect.state(run)["type"] == "RUNNING", "it was over before the worker was killed"
     assert prefect.ended(run)["type"] == "COMPLETED"

@@ -104,11 +104,11 @@ def test_a_mended_table_changes_what_is_digested(source: Path) -> None:
     """Else the refusal would stay: an unreadable row says as little as no row."""
     path = source / "train.csv"
     sound = path.read_text()
-    without = found(source)["1.3"].table_rows
+    without = found(source)["1.3"].table_content
     path.write_text(sound + "1.3,x,0,0\n")
-    wrong = found(source)["1.3"].table_rows
+    wrong = found(source)["1.3"].table_content
     path.write_text(sound + "1.3,0,0,0\n")
-    assert len({without, wrong, found(source)["1.3"].table_rows}) == 3
+    assert len({without, wrong, found(source)["1.3"].table_content}) == 3
 
 
 def test_a_table_without_its_columns_refuses_the_source(source: Path) -> None:

@@ -25,7 +25,7 @@ from spine_etl.errors import (
 )
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
-from spine_etl.store.location import locate
+from spine_etl.store.location import open_location
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, build_alone, built, refused, voxels
 
@@ -91,14 +91,14 @@ def test_a_missing_object_is_no_fill(store: Store, address: str) -> None:
     import obstore
 
     key = store.arrays["mask"].key(int(store.table["row"][0]))
-    obstore.delete(spine_etl.s3.bucket(address), key)
+    obstore.delete(spine_etl.s3.open_bucket(address), key)
     with pytest.raises(ChunkMissing, match=r"1\.1"):
         store.mask(0)
-    table = json.loads(locate(address).read("versions/1/zarr.json"))["attributes"]["path"]
-    obstore.delete(spine_etl.s3.bucket(address), f"{table}/fracture/c/0/0")
+    table = json.loads(open_location(address).read("versions/1/zarr.json"))["attributes"]["path"]
+    obstore.delete(spine_etl.s3.open_bucket(address), f"{table}/fracture/c/0/0")
     with pytest.raises(ChunkCorrupt, match="version"):
         open_store(address)
-    obstore.delete(spine_etl.s3.bucket(address), f"{table}/row/zarr.json")
+    obstore.delete(spine_etl.s3.open_bucket(address), f"{table}/row/zarr.json")
     with pytest.raises(ChunkMissing, match="not whole"):
         open_store(address)
 
@@ -106,7 +106,7 @@ def test_a_missing_object_is_no_fill(store: Store, address: str) -> None:
 @pytest.mark.parametrize("wrong", ["s3://", "s3:///a", "gs://bucket/a", "s3://bucket/a?b=c"])
 def test_addresses_that_are_none(wrong: str) -> None:
     with pytest.raises(StoreNotFound):
-        locate(wrong)
+        open_location(wrong)
 
 
 def test_where_there_is_no_store(s3_bucket: str) -> None:
@@ -228,7 +228,7 @@ def proxy(s3_bucket, s3_server, monkeypatch) -> Iterator[Proxy]:
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "reset"])
 def test_what_passes_is_tried_ten_times(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = locate(f"{s3_bucket}/a")
+    location = open_location(f"{s3_bucket}/a")
     proxy.plan = lambda method, path, number: fault if number < 9 else None
     location.write("x", b"content")
     assert location.read("x") == b"content"
@@ -239,7 +239,7 @@ def test_what_passes_is_tried_ten_times(proxy: Proxy, s3_bucket: str, fault: str
 
 @pytest.mark.parametrize("fault", ["500", "reset"])
 def test_what_does_not_pass_is_given_up(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = locate(f"{s3_bucket}/a")
+    location = open_location(f"{s3_bucket}/a")
     proxy.plan = lambda method, path, number: fault
     with pytest.raises(StoreUnreachable, match="after 10 tries"):
         location.read("x")
@@ -248,7 +248,7 @@ def test_what_does_not_pass_is_given_up(proxy: Proxy, s3_bucket: str, fault: str
 
 @pytest.mark.parametrize("fault", ["400", "403"])
 def test_what_cannot_pass_is_not_tried_again(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = locate(f"{s3_bucket}/a")
+    location = open_location(f"{s3_bucket}/a")
     proxy.plan = lambda method, path, number: fault
     with pytest.raises(StoreForbidden if fault == "403" else StoreUnreachable):
         location.read("x")
@@ -258,7 +258,7 @@ def test_what_cannot_pass_is_not_tried_again(proxy: Proxy, s3_bucket: str, fault
 @pytest.mark.parametrize("fault", ["after:500", "after:reset"])
 def test_an_answer_that_was_lost_makes_no_rival_of_us(proxy: Proxy, s3_bucket: str, fault: str) -> None:
     """The object is there after the first try; the second finds it and must know it for its own."""
-    location = locate(f"{s3_bucket}/a")
+    location = open_location(f"{s3_bucket}/a")
     proxy.plan = lambda method, path, number: fault if (method, number) == ("PUT", 0) else None
     location.create("mine", b"1")
     assert location.read("mine") == b"1"

@@ -4,7 +4,7 @@ A `File` and a `Folder` are names: they hold no open file and no connection, and
 bytes for each file. Whoever reads them need not know where they lie:
 
 * ``open`` gives a `Content`, read once from front to back;
-* ``known_digest`` says what a file holds without reading it, where the source vouches for that;
+* ``listed_digest`` says what a file holds without reading it, where the source vouches for that;
 * every read is held to what was listed: bytes that are no longer those are `SourceChanged`.
 
 A file that cannot be read is the OSError that the system has for it; who reads it says what that means.
@@ -21,20 +21,20 @@ from typing import Protocol, Self, TypeAlias
 
 from spine_etl.errors import SourceChanged, SourceNotFound, SpineError
 from spine_etl.source.files.local import LocalFile, LocalFolder
-from spine_etl.source.files.memory import Held
+from spine_etl.source.files.memory import MemoryContent
 
 __all__ = [
     "Content",
     "File",
-    "FilePlace",
+    "FileOrPath",
     "Folder",
-    "FolderPlace",
-    "Held",
+    "FolderOrAddress",
     "LocalFile",
     "LocalFolder",
-    "file_at",
-    "held_still",
+    "MemoryContent",
+    "as_file",
     "open_source",
+    "unchanged_while_reading",
 ]
 
 
@@ -63,16 +63,16 @@ class File(Protocol):
         """Without its folder."""
 
     @property
-    def known_digest(self) -> str | None:
+    def listed_digest(self) -> str | None:
         """Differs where the content does, known without reading it; None where only reading tells."""
 
     def open(self) -> Content:
         """The bytes. Raises OSError where they cannot be had, SourceChanged where they are others by now."""
 
-    def changed(self) -> float | None:
+    def modified_at(self) -> float | None:
         """When it last changed, seconds since the epoch; None where the source does not say."""
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         """Differs after a change; None where `open` itself refuses bytes that changed."""
 
 
@@ -83,7 +83,7 @@ class Folder(Protocol):
     def name(self) -> str: ...
 
     @property
-    def reads(self) -> int:
+    def concurrent_reads(self) -> int:
         """Reads worth having in flight at once because each of them waits, whatever the cores."""
 
     def files(self) -> Sequence[File]:
@@ -92,23 +92,23 @@ class Folder(Protocol):
     def folders(self) -> Sequence[Folder]:
         """The folders in it, in no order. Raises as `files`."""
 
-    def changed(self) -> float | None:
+    def modified_at(self) -> float | None:
         """When it or one of its files last changed; None where the source does not say."""
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         """Differs after a change in it; None where reading its files refuses bytes that changed."""
 
 
-FilePlace: TypeAlias = str | os.PathLike[str] | File
-FolderPlace: TypeAlias = str | os.PathLike[str] | Folder
+FileOrPath: TypeAlias = str | os.PathLike[str] | File
+FolderOrAddress: TypeAlias = str | os.PathLike[str] | Folder
 
 
-def file_at(place: FilePlace) -> File:
+def as_file(place: FileOrPath) -> File:
     """A file of this machine by its path; a `File` is itself."""
     return LocalFile(os.fspath(place)) if isinstance(place, str | os.PathLike) else place
 
 
-def open_source(place: FolderPlace) -> Folder:
+def open_source(place: FolderOrAddress) -> Folder:
     """A folder by its path, an archive by its path that ends in ``.zip``, or ``s3://bucket/prefix``.
 
     A `Folder` is itself.
@@ -138,7 +138,7 @@ def open_source(place: FolderPlace) -> Folder:
 
 
 @contextmanager
-def held_still(place: File | Folder) -> Iterator[None]:
+def unchanged_while_reading(place: File | Folder) -> Iterator[None]:
     """Refuse what is read meanwhile if the file, or the folder with its files, changes.
 
     A refusal for another reason stands only if nothing changed: half a file is no damage.
@@ -148,12 +148,12 @@ def held_still(place: File | Folder) -> Iterator[None]:
     SourceChanged
         If names, sizes or dates differ at the end from what they were at the beginning.
     """
-    before = place.stamp()
+    before = place.change_token()
     try:
         yield
     except SpineError as error:
-        if place.stamp() == before:
+        if place.change_token() == before:
             raise
         raise SourceChanged(f"{place.name} changed while it was read.") from error
-    if place.stamp() != before:
+    if place.change_token() != before:
         raise SourceChanged(f"{place.name} changed while it was read.")

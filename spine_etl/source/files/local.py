@@ -20,7 +20,7 @@ class LocalFile:
     """A file by its path, kept as text: a series has hundreds of them, and `Path` takes its time."""
 
     address: str
-    known_digest = None
+    listed_digest = None
 
     @property
     def path(self) -> Path:
@@ -33,11 +33,11 @@ class LocalFile:
     def open(self) -> LocalContent:
         return LocalContent(self.address)
 
-    def changed(self) -> float | None:
+    def modified_at(self) -> float | None:
         return _newest([self.path.stat()])
 
-    def stamp(self) -> object:
-        return _stamp(self.path)
+    def change_token(self) -> object:
+        return _change_token(self.path)
 
 
 class LocalContent(io.FileIO):
@@ -53,7 +53,7 @@ class LocalFolder:
     """A folder by its path."""
 
     path: Path
-    reads = 1
+    concurrent_reads = 1
 
     @property
     def name(self) -> str:
@@ -65,14 +65,16 @@ class LocalFolder:
     def folders(self) -> list[LocalFolder]:
         return [LocalFolder(self.path / entry.name) for entry in self._entries() if entry.is_dir()]
 
-    def changed(self) -> float | None:
+    def modified_at(self) -> float | None:
         try:
             return _newest([self.path.stat(), *(entry.stat() for entry in self._entries())])
         except FileNotFoundError:  # one went away this very moment
             return time.time()
 
-    def stamp(self) -> object:
-        return {entry.name: _stamp(entry) for entry in self._entries() if not entry.name.startswith(".")}
+    def change_token(self) -> object:
+        return {
+            entry.name: _change_token(entry) for entry in self._entries() if not entry.name.startswith(".")
+        }
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
@@ -92,7 +94,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
-def _stamp(place: Path | os.DirEntry[str]) -> tuple[int, int, int] | None:
+def _change_token(place: Path | os.DirEntry[str]) -> tuple[int, int, int] | None:
     """Which file it is, its size, and when it was written; None where it cannot be seen."""
     try:
         seen = place.stat()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 
-class Held(io.BytesIO):
+class MemoryContent(io.BytesIO):
     """Bytes as a file."""
 
     def __init__(self, content: bytes) -> None:

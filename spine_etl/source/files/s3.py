@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from spine_etl.errors import SourceChanged, SourceNotFound, SourceUnreachable
-from spine_etl.s3 import bucket, tried
-from spine_etl.source.files.memory import Held
+from spine_etl.s3 import open_bucket, tried
+from spine_etl.source.files.memory import MemoryContent
 
 _Result = TypeVar("_Result")
 
@@ -35,10 +35,10 @@ class S3File:
         return self.key.rpartition("/")[2]
 
     @property
-    def known_digest(self) -> str:
+    def listed_digest(self) -> str:
         return f"etag:{self.etag}:{self.size}"
 
-    def open(self) -> Held:
+    def open(self) -> MemoryContent:
         """The whole object.
 
         Raises
@@ -56,12 +56,12 @@ class S3File:
             raise SourceChanged(f"{self.name} changed on S3 since it was listed.") from error
         if etag != self.etag or len(content) != self.size:  # a server that does not know If-Match
             raise SourceChanged(f"{self.name} changed on S3 since it was listed.")
-        return Held(content)
+        return MemoryContent(content)
 
-    def changed(self) -> float:
+    def modified_at(self) -> float:
         return self.modified
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         return None
 
 
@@ -71,7 +71,7 @@ class S3Folder:
 
     root: str
     path: str = ""
-    reads = 16  # a request waits some 20 to 100 ms for its first byte
+    concurrent_reads = 16  # a request waits some 20 to 100 ms for its first byte
 
     @property
     def name(self) -> str:
@@ -88,10 +88,10 @@ class S3Folder:
     def folders(self) -> list[S3Folder]:
         return [S3Folder(self.root, path) for path in self._listing()["common_prefixes"]]
 
-    def changed(self) -> float | None:
+    def modified_at(self) -> float | None:
         return max((file.modified for file in self.files()), default=None)
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         return None
 
     def _listing(self) -> Any:
@@ -123,6 +123,6 @@ def _asked(root: str, name: str, request: Callable[[Any], _Result]) -> _Result:
 def _client(root: str, settings: tuple[tuple[str, str], ...]) -> Any:
     """One client for all requests of this process under those settings: it keeps its connections."""
     try:
-        return bucket(root)
+        return open_bucket(root)
     except ValueError as error:
         raise SourceNotFound(f"{error}.") from error

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.errors import ArchiveInvalid, SourceChanged, SourceNotFound
-from spine_etl.source.files.memory import Held
+from spine_etl.source.files.memory import MemoryContent
 
 _LARGEST = 2 << 30  # bytes of a member; a CT's slice or segmentation is nowhere near
 _LOCAL = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, lengths of name and of extra field
@@ -57,10 +57,10 @@ class ZipMember:
         return self.path.rpartition("/")[2]
 
     @property
-    def known_digest(self) -> str:
+    def listed_digest(self) -> str:
         return f"crc32:{self.crc:08x}:{self.size}"
 
-    def open(self) -> Held:
+    def open(self) -> MemoryContent:
         """The member, unpacked and found to be what the directory promised.
 
         Raises
@@ -76,17 +76,17 @@ class ZipMember:
             self._fail(f"it claims {self.size} bytes, more than {_LARGEST}")
         with self.archive.path.open("rb", buffering=0) as archive:
             try:
-                return Held(self._unpacked(self._packed(archive)))
+                return MemoryContent(self._unpacked(self._packed(archive)))
             except OSError as error:
                 seen = os.fstat(archive.fileno())
                 if (seen.st_size, seen.st_mtime_ns) == self.archive[1:]:
                     raise
                 raise SourceChanged(f"{self.archive.path.name} changed since it was listed.") from error
 
-    def changed(self) -> None:
+    def modified_at(self) -> None:
         return None
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         return None
 
     def _packed(self, archive: io.FileIO) -> bytes:
@@ -141,7 +141,7 @@ class ZipFolder:
     names: tuple[str, ...]
     members: npt.NDArray[np.int64]
     inner: tuple[ZipFolder, ...] = ()
-    reads = 1
+    concurrent_reads = 1
 
     @property
     def name(self) -> str:
@@ -156,10 +156,10 @@ class ZipFolder:
     def folders(self) -> list[ZipFolder]:
         return list(self.inner)
 
-    def changed(self) -> None:
+    def modified_at(self) -> None:
         return None
 
-    def stamp(self) -> object:
+    def change_token(self) -> object:
         return None
 
 

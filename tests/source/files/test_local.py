@@ -127,21 +127,21 @@ def test_a_date_that_was_kept_hides_no_copy(study: Study) -> None:
     began = time.time() - 1  # file systems' clocks tick coarsely
     for path in [study.folder.path, *study.folder.path.iterdir()]:
         os.utime(path, (0, 0))
-    assert began < study.folder.changed() <= time.time()
-    assert began < LocalFile(str(a_slice(study.folder.path))).changed() <= time.time()
+    assert began < study.folder.modified_at() <= time.time()
+    assert began < LocalFile(str(a_slice(study.folder.path))).modified_at() <= time.time()
 
 
 def test_a_date_that_is_yet_to_come_says_nothing(study: Study) -> None:
     os.utime(a_slice(study.folder.path), (2e9 * 2, 2e9 * 2))
-    assert study.folder.changed() <= time.time()
+    assert study.folder.modified_at() <= time.time()
 
 
 def test_the_newest_change_is_that_of_any_file(study: Study) -> None:
-    before = study.folder.changed()
+    before = study.folder.modified_at()
     time.sleep(0.05)
     (study.folder.path / ".1.dcm.Xy3").write_bytes(b"on its way")
-    assert study.folder.changed() > before
-    before = study.folder.changed()
+    assert study.folder.modified_at() > before
+    before = study.folder.modified_at()
     time.sleep(0.05)
     a_slice(study.folder.path).unlink()
-    assert study.folder.changed() > before
+    assert study.folder.modified_at() > before

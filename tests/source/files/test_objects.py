@@ -16,7 +16,7 @@ from spine_etl.dicom import read_series
 from spine_etl.errors import NoSlices, SourceChanged, SourceNotFound, SourceUnreachable
 from spine_etl.pipeline import process_study, source_digest
 from spine_etl.recipe import load_recipe
-from spine_etl.s3 import bucket
+from spine_etl.s3 import open_bucket
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
@@ -148,8 +148,8 @@ def test_a_folder_that_is_marked_by_an_object_is_no_file(server: Server, study: 
 
 def test_the_date_is_that_of_the_newest_object(study: Study) -> None:
     expected = 1767323045.0  # date -d 2026-01-02T03:04:05Z +%s
-    assert study.folder.changed() == expected
-    assert study.mask.changed() == expected
+    assert study.folder.modified_at() == expected
+    assert study.mask.modified_at() == expected
 
 
 def test_a_server_that_ignores_if_match_is_found_out(server: Server, study: Study, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_without_etags_nothing_is_read(server: Server, study: Study) -> None:
 
 @pytest.mark.integration
 def test_a_real_server_holds_reads_to_what_was_listed(s3_bucket: str, phantom: Path) -> None:
-    client = bucket(s3_bucket)
+    client = open_bucket(s3_bucket)
     folder = sorted((phantom / "train_images").iterdir())[0]
     for path in folder.iterdir():
         client.put(f"a/{path.name}", path.read_bytes())
@@ -214,8 +214,8 @@ def test_a_real_server_holds_reads_to_what_was_listed(s3_bucket: str, phantom: P
 
 @pytest.mark.integration
 def test_places_on_a_real_server(s3_bucket: str, s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket(s3_bucket).put("train_images/README", b"no folder")
-    bucket(s3_bucket).put("empty/LICENSE", b"no slice")
+    open_bucket(s3_bucket).put("train_images/README", b"no folder")
+    open_bucket(s3_bucket).put("empty/LICENSE", b"no slice")
     with pytest.raises(SourceNotFound, match="holds no studies"):
         discover_studies(s3_bucket, LEVELS)
     with pytest.raises(SourceNotFound, match="train_images"):

@@ -15,7 +15,7 @@ from spine_etl.nifti import read_label_map
 from spine_etl.pipeline import process_study, source_digest
 from spine_etl.recipe import load_recipe
 from spine_etl.source.files import open_source
-from spine_etl.source.layout import discover_studies, studies_without_images, tables_changed
+from spine_etl.source.layout import discover_studies, studies_without_images, tables_modified_at
 from spine_etl.store.writer import StoreWriter
 
 RECIPE = load_recipe("quick")
@@ -43,9 +43,9 @@ def place(request: pytest.FixtureRequest, phantom: Path, pack) -> str:
 
 
 def put(folder: Path, address: str) -> None:
-    from spine_etl.s3 import bucket
+    from spine_etl.s3 import open_bucket
 
-    client = bucket(address)
+    client = open_bucket(address)
     for path in folder.rglob("*"):
         if path.is_file():
             client.put(path.relative_to(folder).as_posix(), path.read_bytes())
@@ -92,7 +92,7 @@ def test_a_label_without_images_is_told(place: str) -> None:
 
 
 def test_dates_are_told_where_there_are_any(place: str) -> None:
-    dates = [tables_changed(place), discover_studies(place, LEVELS)[0].folder.changed()]
+    dates = [tables_modified_at(place), discover_studies(place, LEVELS)[0].folder.modified_at()]
     assert [date is None for date in dates] == [place.endswith(".zip")] * 2
 
 
