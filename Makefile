@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up they need; the second call of either starts in seconds.
+# `make demo` and `make test` set up everything they need; a second call of either starts in seconds.
 .PHONY: demo test lint errors bench environment clean postgresql
 .DELETE_ON_ERROR:
 
@@ -13,7 +13,7 @@ export MPLCONFIGDIR ?= $(CURDIR)/.make/matplotlib
 
 environment: .venv/ready
 
-# torch comes first: what depends on it then finds this build and brings no other.
+# torch is installed first, so that packages that depend on it do not bring another build.
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; some minutes) ..."
 	$(PYTHON) -m venv --clear .venv
@@ -21,7 +21,7 @@ environment: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@mkdir -p .make && touch $@
 
-# The study that is drawn is the held-out one with the highest patient score.
+# Explains the held-out study with the highest patient score.
 demo: .venv/ready $(DEMO)/source
 	$(BIN)/python -m flows.build_dataset --source $(DEMO)/source --store $(DEMO)/store --recipe quick
 	$(BIN)/python -m spine_etl check $(DEMO)/store
@@ -39,7 +39,7 @@ demo: .venv/ready $(DEMO)/source
 	$(BIN)/python -m model.explain --store $(DEMO)/store --checkpoint $(DEMO)/run --study $$study \
 		--out $(DEMO)/pictures/explained.png
 
-# Made under another name first: an interrupted run leaves no half a source.
+# Written under another name first, so that an interrupted run leaves no incomplete source.
 $(DEMO)/source: | .venv/ready
 	rm -rf $@.part
 	$(BIN)/python -m spine_etl phantom --out $@.part --studies 20 --seed 1 --slices 160 --size 256 --masked-share 1
@@ -50,15 +50,15 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# For the test of docker-compose.yml, which skips, saying so, where this cannot be installed.
+# The test of docker-compose.yml needs PostgreSQL; it is skipped with a message if that cannot be installed.
 postgresql:
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing postgresql ..." && \
 		apt-get update -qq >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql >/dev/null 2>&1; } || \
-		echo "There is no PostgreSQL, and no way to install it: the test of docker-compose.yml skips."
+		echo "PostgreSQL is missing and cannot be installed: the test of docker-compose.yml will be skipped."
 
-# A file of tests at a time on each core: half of them wait for servers to start.
+# Two test files at a time: half of the suite's time is spent waiting for servers to start.
 test: lint postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
