@@ -1,6 +1,6 @@
-"""Files that are whole or not there at all: written beside their place, flushed, then renamed or linked.
+"""Atomic file writes: a temporary file beside the target is written, flushed, then renamed or linked.
 
-A reader, and a machine that loses power, sees the old file or the new one, never a part of either.
+After a crash or a power loss there is the old file or the new one, never a part of either.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import uuid
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".writing"
-"""How the name of a file that is still being written ends; a killed process may leave one behind."""
+"""Suffix of files that are still being written; a killed process can leave one behind."""
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file in place of any other of its name, making its folder if needed.
+    """Write a file, replacing any file at ``path`` and creating its folder if needed.
 
-    Without ``durable`` neither file nor folder is flushed to the disk: for what can be fetched again.
+    Without ``durable`` neither the file nor its folder is flushed to the disk: use it for content that can be
+    fetched again.
 
     Raises
     ------
     OSError
-        If it cannot be written; the file that was there is untouched.
+        If the file cannot be written; an existing file is unchanged.
     """
     temporary = _write_temporary(path, content, durable)
     try:
@@ -34,12 +35,12 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def create_file(path: Path, content: bytes) -> None:
-    """Write a file where there is none, making its folder if needed.
+    """Write a new file, creating its folder if needed.
 
     Raises
     ------
     FileExistsError
-        If there is one; it is untouched.
+        If there is a file at ``path``; it is unchanged.
     OSError
         If the file cannot be written.
     """
@@ -62,7 +63,7 @@ def _write_temporary(path: Path, content: bytes, durable: bool) -> Path:
             if durable:
                 os.fsync(file.fileno())
     except OSError:
-        temporary.unlink(missing_ok=True)  # half a file would take the last room of a full disk
+        temporary.unlink(missing_ok=True)  # free the space: the disk may be full
         raise
     return temporary
 

@@ -1,32 +1,32 @@
-"""Objects of a store that is far away, kept on a disk that is near."""
+"""A local cache for the objects of a remote store."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from spine_etl.atomic import replace_file
 from spine_etl.errors import StoreWriteFailed
 from spine_etl.store.schema import checksum_matches
 
 
 class DigestMismatch(Exception):
-    """What lies under a key is not what was committed there; the reader says which study's it is."""
+    """The fetched object has another digest than was asked for. The reader adds the study to the error."""
 
 
 class ObjectCache:
-    """A folder of objects under their SHA-256, which the version's table names.
+    """A folder of objects, each named by its SHA-256, which the version's table lists.
 
-    So it is never out of date, whatever is built or deleted in the store, and several stores, versions and
-    processes can share it. It grows up to the size of what is read; deleting it is safe at any time.
+    An entry can therefore never be out of date, and stores, versions and processes can share the folder. It
+    grows to the size of the objects that were read; deleting it is safe at any time.
 
     Raises
     ------
     StoreWriteFailed
-        If the folder cannot be made or written.
+        If the folder cannot be created or is not writable.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -34,33 +34,26 @@ class ObjectCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreWriteFailed(f"the cache {folder} cannot be made: {error.strerror}.") from error
+            raise StoreWriteFailed(f"the cache {folder} cannot be created: {error.strerror}.") from error
         if not os.access(self.folder, os.W_OK):
-            raise StoreWriteFailed(f"the cache {folder} cannot be written.")
+            raise StoreWriteFailed(f"the cache {folder} is not writable.")
 
     def read(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
-        """The object of that SHA-256 (hex), from the folder, else fetched and kept.
+        """The object with that SHA-256 (64 hex digits), from the folder or else from ``fetch``.
 
-        Raises DigestMismatch if the fetched object has another digest; it is not cached.
+        Raises
+        ------
+        DigestMismatch
+            If the fetched object has another digest. It is not cached: all users of the folder would get it.
         """
-        place = self.folder / digest[:2] / digest[2:]
+        path = self.folder / digest[:2] / digest[2:]
         with suppress(OSError):
-            content = place.read_bytes()
-            if checksum_matches(content):  # a power cut may have left less; such an object is fetched anew
+            content = path.read_bytes()
+            if checksum_matches(content):  # entries are not flushed, so a power loss can truncate them
                 return content
         content = fetch()
         if hashlib.sha256(content).hexdigest() != digest:
             raise DigestMismatch
-        with suppress(OSError):  # a full disk makes it slow, not wrong
-            _keep(place, content)
+        with suppress(OSError):  # if the disk is full, reading gets slower but stays correct
+            replace_file(path, content, durable=False)
         return content
-
-
-def _keep(place: Path, content: bytes) -> None:
-    place.parent.mkdir(exist_ok=True)
-    temporary = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)

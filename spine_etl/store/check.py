@@ -1,4 +1,4 @@
-"""Reading every committed object against its digest."""
+"""Compare each committed object with its digest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spine_etl.store.schema import ARRAY_NAMES
 
 
 def check_study(store: Store, study: int) -> Iterator[SpineError]:
-    """What is wrong with a study's four objects: a refusal for each that is missing or differs."""
+    """Yield an error for each of a study's four objects that is missing or differs from the committed one."""
     uid = store.study_uids[study]
     for position, name in enumerate(ARRAY_NAMES):
         array = store.arrays[name]
@@ -19,13 +19,13 @@ def check_study(store: Store, study: int) -> Iterator[SpineError]:
             content = store.read_object(array, study)
             if hashlib.sha256(content).digest() != store.table["digest"][study, position].tobytes():
                 key = array.key(int(store.table["row"][study]))
-                raise ChunkCorrupt(f"{key}: its digest is not the committed one.", study=uid)
+                raise ChunkCorrupt(f"{key}: its SHA-256 differs from the committed one.", study=uid)
             store.read(name, study)
         except SpineError as error:
             yield error
 
 
 def check_store(store: Store) -> Iterator[SpineError]:
-    """What is wrong with a version: nothing, where every object is as it was committed."""
+    """Yield the errors of all studies of a version; none if every object is as it was committed."""
     for study in range(len(store)):
         yield from check_study(store, study)

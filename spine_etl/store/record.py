@@ -1,41 +1,41 @@
-"""A study's record: what came of it, or why it was refused. Written last, so it vouches for the rest."""
+"""A study's record: what was stored of it, or why it was refused.
+
+A record is written after all other objects of its study, so its existence implies theirs.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from spine_etl.errors import SpineError
+from spine_etl.settings import StrictModel
 
 UNKNOWN = -1
-"""Label of a level or patient that the label table does not name."""
-
+"""Label of a level or patient that the label table does not contain."""
 
 MaskSource = Literal["none", "given", "predicted"]
-"""Where a study's mask came from: its own segmentation, a localizer, or nowhere."""
+"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Refusal(_Frozen):
+class Refusal(StrictModel):
     """Why a study was left out: a `SpineError` as data."""
 
     code: str
     reason: str
     action: str
     transient: bool = False
-    """Whether the next run tries the study again though its source did not change."""
+    """True if the next build retries the study even if its source has not changed."""
 
 
-class LevelRecord(_Frozen):
+class LevelRecord(StrictModel):
     """One level of a study.
 
-    ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0). ``confidence`` is 1 where a segmentation
-    shows the level, and the localizer's where that found it. ``slices`` are the numbers in the file names of
-    the lowest and the highest slice that show the level; those between show it too, and may show others.
+    ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0). ``coverage`` is the share of the crop,
+    0 to 1, inside the CT's field of view. ``confidence`` is 1 if a segmentation shows the level, else the
+    localizer's. ``slices`` are the numbers in the file names of the lowest and the highest slice that show
+    the level; the slices between them also show it, and can show other levels.
     """
 
     status: Literal["unlocated", "located", "absent"]
@@ -46,8 +46,11 @@ class LevelRecord(_Frozen):
     slices: tuple[int, int] | None = None
 
 
-class BoxRecord(_Frozen):
-    """A fracture box in its source slice (pixels) and in each level's crop (voxels z0,y0,x0,z1,y1,x1)."""
+class BoxRecord(StrictModel):
+    """A fracture box in its source slice (pixels) and in each level's crop.
+
+    A box in a crop is the voxels z0, y0, x0, z1, y1, x1 of two opposite corners.
+    """
 
     x: float
     y: float
@@ -55,14 +58,14 @@ class BoxRecord(_Frozen):
     height: float
     slice_number: int
     level: str | None = None
-    in_crops: dict[str, tuple[float, float, float, float, float, float]] = {}
+    in_crops: dict[str, tuple[float, float, float, float, float, float]] = Field(default={})
 
 
-class Record(_Frozen):
-    """What the store knows of a study.
+class Record(StrictModel):
+    """The outcome of one study.
 
     Either ``refusal`` is set, or ``row`` and ``digests`` (SHA-256 of each object, hex) are. ``fracture``
-    holds 0, 1 or `UNKNOWN` for each level and for ``patient_overall``.
+    maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`.
     """
 
     uid: str
@@ -70,22 +73,24 @@ class Record(_Frozen):
     source_digest: str
     refusal: Refusal | None = None
     row: int | None = None
-    digests: dict[str, str] = {}
+    digests: dict[str, str] = Field(default={})
     mask_source: MaskSource = "none"
-    levels: dict[str, LevelRecord] = {}
+    levels: dict[str, LevelRecord] = Field(default={})
     overview_origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    fracture: dict[str, int] = {}
+    fracture: dict[str, int] = Field(default={})
     boxes: tuple[BoxRecord, ...] = ()
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default={})
     warnings: tuple[str, ...] = ()
 
     @staticmethod
     def key(uid: str) -> str:
+        """Key of a study's record in the store."""
         return f"studies/{uid}/record.json"
 
     @classmethod
     def refused(
         cls, uid: str, fingerprint: str, source_digest: str, error: SpineError, *, transient: bool = False
     ) -> Record:
+        """The record of a study that was refused with ``error``."""
         refusal = Refusal(**error.as_dict(), transient=transient)
         return cls(uid=uid, fingerprint=fingerprint, source_digest=source_digest, refusal=refusal)
