@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from model.localizer.hmm import LevelOrder, Relabelled, relabel
+from model.localizer.level_order import LevelOrder
 from model.localizer.network import FcnSettings, build_fcn, class_probabilities, label_of_class
+from model.localizer.relabel import Relabelled, relabel
 from model.output import write_atomically
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.localization import Localization

@@ -16,7 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from model.data.targets import Indices
 from model.distributed import choose_device
-from model.localizer.hmm import LevelOrder
+from model.localizer.level_order import LevelOrder
 from model.localizer.localizer import Fold, is_finished, save_member
 from model.localizer.network import FcnSettings, build_fcn, class_of_label, network_input, scanned_block
 from model.options import TrainLocalizerOptions

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.localizer.hmm import LevelOrder
+from model.localizer.level_order import LevelOrder
 from model.localizer.localizer import Fold, Localizer, is_finished, save_member
 from model.localizer.network import build_fcn, class_of_label
 from model.localizer.score import StudyScore, centres, crop_distances, dice, identified, summary
