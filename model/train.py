@@ -14,9 +14,9 @@ from model.options import TrainOptions
 
 def train(options: TrainOptions) -> None:
     """Train as the options say. Raises SpineError."""
-    from model.training.run import fit
+    from model.training.run import run_training
 
-    fit(options)
+    run_training(options)
 
 
 if __name__ == "__main__":

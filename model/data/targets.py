@@ -45,6 +45,14 @@ def split(store: Store, fold: int) -> tuple[Indices, Indices]:
     return train, held_out
 
 
+def study_labels(store: Store, studies: Indices) -> npt.NDArray[np.float64]:
+    """(studies, levels + 1): 0, 1 or -1 (unknown); the last column is patient_overall."""
+    table = store.table
+    labels = np.concatenate([table["fracture"], table["patient_overall"][:, None]], axis=1)
+    chosen: npt.NDArray[np.float64] = labels[studies].astype(np.float64)
+    return chosen
+
+
 class Targets:
     """What is to be learnt of every study of a version; row i belongs to study i.
 

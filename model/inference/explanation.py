@@ -10,7 +10,7 @@ import numpy.typing as npt
 from model.distributed import choose_device
 from model.inference.calibration import probabilities
 from model.inference.curves import LevelView, draw_study, save_picture
-from model.inference.predictor import seen
+from model.inference.predictor import Predictor
 from model.inference.weights import ModelDescription, load_model
 from model.options import ExplainOptions
 from spine_etl.store import Store, open_store
@@ -37,7 +37,8 @@ def draw(options: ExplainOptions) -> None:
     patient = model.weighted_prevalence[-1]
     if store.located()[study].any():
         only = np.array([study], dtype=np.int64)
-        ((_, inputs, logits),) = seen(network.to(device), model.view, store, only, device)
+        predictor = Predictor(network.to(device), model.view, store, device)
+        ((_, inputs, logits),) = predictor.logits(only)
         columns = probabilities(logits.columns[0].cpu().numpy(), model.temperature)
         slices = probabilities(logits.slices[0].float().cpu().numpy())
         positions = inputs.positions[0].cpu().numpy()

@@ -13,15 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from model.data.targets import Indices
+from model.data.targets import Indices, study_labels
 from model.distributed import choose_device
-from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
-from model.inference.predictor import column_logits, labels_of
+from model.inference.predictor import Predictor
 from model.inference.weights import ModelDescription, load_model
-from model.networks.cnn_lstm import CnnLstm
 from model.options import PredictOptions
 from model.output import write_atomically
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
@@ -54,7 +51,11 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     if options.evaluate:
         _check_held_out(options, [model for _, model in models])
     table = np.mean(
-        [predicted(network.to(device), model, store, studies, device) for network, model in models], axis=0
+        [
+            Predictor(network.to(device), model.view, store, device).probabilities(studies, model.temperature)
+            for network, model in models
+        ],
+        axis=0,
     )
     constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
     constant = constant.clip(_LEAST, 1 - _LEAST)
@@ -77,21 +78,8 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     if options.pictures:
         from model.inference.curves import draw_curves
 
-        draw_curves(labels_of(store, studies), table, [*store.levels, "patient_overall"], options.pictures)
+        draw_curves(study_labels(store, studies), table, [*store.levels, "patient_overall"], options.pictures)
     return score
-
-
-def predicted(
-    network: CnnLstm, model: ModelDescription, store: Store, studies: Indices, device: torch.device
-) -> FloatArray:
-    """(studies, levels + 1) probabilities of one run; NaN where nothing is located."""
-    table = np.full((len(studies), len(store.levels) + 1), np.nan)
-    seen = store.located()[studies].any(axis=1)
-    if seen.any():
-        logits = column_logits(network, model.view, store, studies[seen], device)
-        said = probabilities(np.nan_to_num(logits), model.temperature)
-        table[seen] = np.where(np.isnan(logits), np.nan, said)
-    return table
 
 
 def evaluate(store: Store, studies: Indices, table: npt.NDArray[np.float64]) -> dict[str, Any]:
@@ -101,9 +89,9 @@ def evaluate(store: Store, studies: Indices, table: npt.NDArray[np.float64]) -> 
     labels are not all alike, ``auroc_patient`` and ``auroc_levels`` are its parts (None where undefined),
     ``auroc_vertebrae`` pools all vertebrae.
     """
-    labels = labels_of(store, studies)
+    labels = study_labels(store, studies)
     others = np.flatnonzero(store.table["fold"] != store.table["fold"][studies[0]])
-    constant = constant_baselines(labels_of(store, others))["weighted_prevalence"]
+    constant = constant_baselines(study_labels(store, others))["weighted_prevalence"]
     constants = np.broadcast_to(constant, labels.shape)
     areas = auroc(labels, table)
     return {
@@ -139,7 +127,7 @@ def _studies(store: Store, options: PredictOptions) -> Indices:
         )
     studies = np.flatnonzero(store.table["fold"] == options.fold)
     if options.evaluate:
-        studies = studies[(labels_of(store, studies) >= 0).any(axis=1)]
+        studies = studies[(study_labels(store, studies) >= 0).any(axis=1)]
     if not len(studies):
         raise FoldInvalid(f"fold {options.fold} holds no study to predict.")
     return studies

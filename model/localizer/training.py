@@ -21,7 +21,7 @@ from model.localizer.localizer import Fold, is_finished, save_member
 from model.localizer.network import FcnSettings, build_fcn, class_of_label, network_input, scanned_block
 from model.options import TrainLocalizerOptions
 from model.output import writing
-from model.training.stage import cosine
+from model.training.schedule import warmup_cosine
 from spine_etl.errors import FoldInvalid, LossNotFinite
 from spine_etl.store import Store, open_store
 from spine_etl.store.schema import MASK_SOURCE
@@ -148,7 +148,7 @@ class _Trainer:
         """One step on float32 (n, 1, z, y, x) and uint8 (n, 1, z, y, x). Raises LossNotFinite."""
         self.done += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * cosine(self.done / self.steps, _WARMUP)
+            group["lr"] = _LEARNING_RATE * warmup_cosine(self.done / self.steps, _WARMUP)
         loss = self.loss(self.network(images), classes.float())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.data.inputs import Inputs
 from model.distributed import Ranks, summed
 from model.networks.cnn_lstm import CnnLstm, Encoding
+from model.training.cached_features import CachedFeatures
 from model.training.losses import Term, column_term, place_term, slice_term
 from model.training.recipe import Stage
 
@@ -124,26 +125,16 @@ def _unfractured(labels: Tensor) -> Tensor:
     return (labels == 0).sum().clamp(min=1)
 
 
-class Encoded(NamedTuple):
-    """What a fixed CNN says of studies: `CnnLstm.encode`, with their labels."""
-
-    features: Tensor
-    slices: Tensor
-    located: Tensor
-    labels: Tensor
-    known: Tensor
-
-
 class Sequence:
-    """The BiLSTMs and heads alone, on what the CNN says."""
+    """The BiLSTMs and heads alone, on cached CNN features."""
 
     def __init__(self, network: CnnLstm) -> None:
         self.trained = network.sequence
 
-    def feeds(self, inputs: Encoded, seed: int) -> Iterator[Encoded]:
+    def feeds(self, inputs: CachedFeatures, seed: int) -> Iterator[CachedFeatures]:
         yield inputs
 
-    def terms(self, module: nn.Module, feed: Encoded) -> list[Term]:
+    def terms(self, module: nn.Module, feed: CachedFeatures) -> list[Term]:
         columns = module(feed.features, feed.slices, feed.located)
         return [column_term(columns, feed.labels, feed.known)]
 

@@ -6,13 +6,16 @@ the default (both together, with the competition's weights), ``quick`` the same 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from model.data.augment import Settings
 from model.networks.cnn_lstm import NetworkSettings
+from model.options import TrainOptions
+from spine_etl.errors import RecipeInvalid
 from spine_etl.settings import StrictModel, load_settings
 
 _SHIPPED = Path(__file__).parent / "recipes"
@@ -138,6 +141,24 @@ class TrainingRecipe(StrictModel):
         given = {name: value for name, value in fields.items() if value is not None}
         stages = tuple(Stage.model_validate(stage.model_dump() | given) for stage in self.stages)
         return self.model_copy(update={"stages": stages})
+
+
+def resolve_recipe(options: TrainOptions) -> TrainingRecipe:
+    """The recipe that the options name, with the options' changes.
+
+    Raises
+    ------
+    RecipeInvalid
+        If there is no such recipe, it is invalid, or an option's value is not accepted.
+    """
+    if not 0 < options.epochs_scale < math.inf:
+        raise RecipeInvalid(f"--epochs-scale must be a number above 0, not {options.epochs_scale}.")
+    recipe = load_recipe(options.recipe)
+    try:
+        recipe = recipe.with_stages(epochs=options.epochs, batch_size=options.batch_size)
+    except ValidationError as error:
+        raise RecipeInvalid("--epochs and --batch-size must be at least 1.") from error
+    return recipe.scaled(options.epochs_scale)
 
 
 def load_recipe(name: str | Path) -> TrainingRecipe:

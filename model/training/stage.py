@@ -1,7 +1,7 @@
-"""One stage of a training: epochs of steps, a validation after each, checkpoints between.
+"""One stage of a training: epochs of steps, validation after each epoch, checkpoints in between.
 
-Everything that decides what comes next is in `StageRun.state`: a run that is killed and resumed takes the
-same steps, to the last bit on a CPU.
+Everything that determines the next step is in `StageRun.state`: a run that is killed and resumed takes the
+same steps, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.data.loader import Batches
-from model.distributed import Ranks, spread, summed
+from model.distributed import Ranks, spread, summed, told
 from model.inference.weights import WEIGHTS, save_weights
 from model.networks.cnn_lstm import CnnLstm
-from model.training.cached_features import EncodedBatches
+from model.training.cached_features import CachedBatches
 from model.training.checkpoint import random_states, restore_random_states
 from model.training.losses import Term
 from model.training.objectives import Objective
 from model.training.recipe import Stage
 from model.training.runlog import RunLog
+from model.training.schedule import LearningRate
 from spine_etl.errors import LossNotFinite
 
-_LONGEST_S = 300.0
-"""A checkpoint is due after so many seconds, however few steps they were."""
+_CHECKPOINT_SECONDS = 300.0
+"""A checkpoint is due after this time, however few steps were taken."""
+_LOGGED_EPOCHS = 30
+"""About how many epochs of a stage of more than twice as many print a line."""
 
 
 @dataclass
 class Progress:
-    """How far a stage has come: counters and sums, all plain numbers."""
+    """How far a stage has come: counters and sums, all plain numbers.
+
+    ``losses``, ``steps_in_epoch`` and ``seconds`` are of the current epoch. Epochs count from 0.
+    """
 
     step: int = 0
     saved_step: int = 0
@@ -49,31 +54,35 @@ class Progress:
 
 @dataclass(eq=False)
 class StageRun:
-    """A stage at work.
+    """A stage while it trains.
 
     Parameters
     ----------
     index, stage
-        Which stage it is, and its settings.
+        Position of the stage in the recipe, and its settings.
     source
-        Batches; iterating goes on from where it stands to the end of the epoch.
+        Batches; iterating continues from the current position to the end of the epoch.
     inputs
-        What a batch becomes before the objective feeds on it.
-    settle
-        Makes the network fit to be validated and kept; called on every rank.
+        Turns a batch into what the objective splits into feeds.
+    measure_batch_norms
+        Measures the network's batch norms before it is validated or kept; called on every rank.
     validate
-        The validation loss of the network as it is; called on the first rank.
+        Returns the network's validation loss; called on rank 0.
     save
-        Called with `state` where a checkpoint is due.
+        Called with `state` when a checkpoint is due.
+    save_every
+        Optimizer steps between two checkpoints.
+    uids
+        StudyInstanceUID of each index that a batch names, for errors.
     """
 
     index: int
     stage: Stage
     network: CnnLstm
     objective: Objective
-    source: Batches | EncodedBatches
+    source: Batches | CachedBatches
     inputs: Callable[[Any], Any]
-    settle: Callable[[], None]
+    measure_batch_norms: Callable[[], None]
     validate: Callable[[], float]
     save: Callable[[dict[str, Any]], None]
     save_every: int
@@ -84,67 +93,66 @@ class StageRun:
     run: Path
     uids: list[str]
     progress: Progress = field(default_factory=Progress)
-    _pending: tuple[Tensor, Tensor, int] | None = None
+    _unchecked: tuple[Tensor, Tensor, int] | None = None
+    """Loss, studies and number of the last step, whose loss has not been copied from the device yet."""
     _saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.module = spread(self.objective.trained, self.device, self.ranks)
         parameters = self.objective.trained.parameters()
-        kind = torch.optim.AdamW if self.stage.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(
+        optimizer = torch.optim.AdamW if self.stage.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = optimizer(
             parameters, lr=self.stage.learning_rate, betas=(0.9, 0.999), eps=1e-8,
             weight_decay=self.stage.weight_decay,
         )  # fmt: skip
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=0.5, patience=self.stage.patience
-        )
+        self.learning_rate = LearningRate(self.optimizer, self.stage)
 
-    def go(self) -> None:
-        """Train to the last epoch, then leave the weights that the stage is to keep."""
+    def train(self) -> None:
+        """Train to the last epoch, then leave the weights that the stage keeps in the run's folder."""
         while self.source.epoch < self.stage.epochs:
-            self._epoch()
+            self._train_epoch()
         if self.stage.keep == "last" and self.ranks.first:
             save_weights(self.run / WEIGHTS, self.network)
+        self.log.message(self._kept_weights())
 
-    def _epoch(self) -> None:
+    def _train_epoch(self) -> None:
         epoch = self.source.epoch
-        self._train_mode()
-        began = time.monotonic()
+        self._set_train_mode()
+        started = time.monotonic()
         for batch in self.source:
             for feed in self.objective.feeds(self.inputs(batch), int(batch.seed.sum())):
                 self._step(feed, batch.study)
-                self._show(epoch)
-            if self._save_due() and self.source.epoch == epoch:
-                self.progress.seconds += time.monotonic() - began
-                began = time.monotonic()
-                self._save()
-        self._check_pending()
+                self._log_step(epoch)
+            if self._checkpoint_is_due() and self.source.epoch == epoch:
+                self.progress.seconds += time.monotonic() - started
+                started = time.monotonic()
+                self._save_checkpoint()
+        self._check_loss()
         wait = self.source.wait_share()
-        loss = self._validated()
-        if self.stage.schedule == "plateau":
-            self.plateau.step(loss)
-        self.progress.seconds += time.monotonic() - began
-        self._report(epoch, loss, wait)
-        if self._save_due() or self.source.epoch == self.stage.epochs:
-            self._save()
+        loss = self._validate()
+        self.learning_rate.after_epoch(loss)
+        self.progress.seconds += time.monotonic() - started
+        self._log_epoch(epoch, loss, wait)
+        if self._checkpoint_is_due() or self.source.epoch == self.stage.epochs:
+            self._save_checkpoint()
 
-    def _train_mode(self) -> None:
-        self.network.eval()  # what the objective does not train stays as it is, batch norms included
+    def _set_train_mode(self) -> None:
+        self.network.eval()  # parts that the objective does not train stay fixed, batch norms included
         self.objective.trained.train()
 
     def _step(self, feed: Any, study: Tensor) -> None:
-        self._set_learning_rate()
+        self.learning_rate.before_step(self._share_done())
         with self._autocast():
             terms = self.objective.terms(self.module, feed)
-        loss, shown = self._loss(terms)
+        loss, joint_loss = self._losses(terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.stage.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.objective.trained.parameters(), self.stage.clip_norm)
         self.optimizer.step()
-        # Looking at a loss waits for the device, so each is looked at when the next step is under way.
-        self._check_pending()
-        self._pending = (shown, study.clone(), self.progress.step)
+        # Reading a loss waits for the device, so each is read once the next step has been queued.
+        self._check_loss()
+        self._unchecked = (joint_loss, study.clone(), self.progress.step)
         self.progress.step += 1
         self.progress.steps_in_epoch += 1
 
@@ -153,66 +161,58 @@ class StageRun:
             return torch.autocast("cuda", torch.bfloat16)
         return nullcontext()
 
-    def _loss(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
-        """The loss to go back through, and the step's loss over all ranks.
+    def _losses(self, terms: list[Term]) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate on this rank, and the step's loss over all ranks.
 
-        Gradients are averaged over ranks, so each one's part is taken times their number.
+        Gradients are averaged over ranks, so each rank's loss is multiplied by the number of ranks.
         """
-        loss, shown = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        loss, joint_loss = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for term in terms:
             weight = summed(term.weight, self.ranks).clamp(min=1e-6)
             loss = loss + term.factor * self.ranks.world * term.total / weight
-            shown = shown + term.factor * summed(term.total, self.ranks) / weight
-        return loss, shown
+            joint_loss = joint_loss + term.factor * summed(term.total, self.ranks) / weight
+        return loss, joint_loss
 
-    def _set_learning_rate(self) -> None:
-        if self.stage.schedule == "cosine":
-            # Steps differ between epochs where slices are few, so the place in the schedule is by samples.
-            done = self.source.epoch - (self.source.position == 0) + self._share_of_epoch()
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.stage.learning_rate * cosine(done / self.stage.epochs, self.stage.warmup)
+    def _share_done(self) -> float:
+        """Share of the stage's samples in the batches so far, the current one included."""
+        samples = len(self.source.order)
+        # After an epoch's last batch the source is already at position 0 of the next epoch.
+        epoch = self.source.epoch - (self.source.position == 0)
+        return (epoch + (self.source.position or samples) / samples) / self.stage.epochs
 
-    def _share_of_epoch(self) -> float:
-        whole = len(self.source.order)
-        return (self.source.position or whole) / whole
-
-    def _check_pending(self) -> None:
-        if self._pending is None:
+    def _check_loss(self) -> None:
+        """Add the last step's loss to the epoch's. Raises LossNotFinite."""
+        if self._unchecked is None:
             return
-        loss, study, step = self._pending
-        self._pending = None
+        loss, study, step = self._unchecked
+        self._unchecked = None
         value = float(loss)
         if not math.isfinite(value):
             uids = ", ".join(self.uids[index] for index in study.tolist())
-            raise LossNotFinite(f"the loss of step {step} is {value}; its batch held the studies {uids}.")
+            raise LossNotFinite(f"the loss of step {step} is {value}; its batch had the studies {uids}.")
         self.progress.losses += value
 
-    def _show(self, epoch: int) -> None:
-        done = self.progress.steps_in_epoch
-        mean = self.progress.losses / max(1, done - 1)
+    def _validate(self) -> float:
+        """Rank 0's validation loss, on every rank; the weights are saved if it is the lowest so far."""
+        self.measure_batch_norms()
+        loss = told(self.validate() if self.ranks.first else math.nan, self.ranks)
+        if not math.isfinite(loss):
+            raise LossNotFinite(f"the validation loss of epoch {self.source.epoch} is {loss}.")
+        if loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_epoch = loss, self.source.epoch - 1
+            if self.stage.keep == "best" and self.ranks.first:
+                save_weights(self.run / WEIGHTS, self.network)
+        return loss
+
+    def _log_step(self, epoch: int) -> None:
+        steps = self.progress.steps_in_epoch
+        mean = self.progress.losses / max(1, steps - 1)
         self.log.step(
-            f"{self.stage.objective} epoch {epoch + 1}/{self.stage.epochs} step {done}"
+            f"{self.stage.objective} epoch {epoch + 1}/{self.stage.epochs} step {steps}"
             f" loss {mean:.4f} waiting for data {self.source.wait_share():.1%}"
         )
 
-    def _validated(self) -> float:
-        """The first rank's validation loss, on every rank; its weights are kept where it is the best."""
-        self.settle()
-        loss = torch.zeros(1, dtype=torch.float64, device=self.device)
-        if self.ranks.first:
-            loss += self.validate()
-        if self.ranks.world > 1:
-            dist.broadcast(loss, 0)
-        value = float(loss)
-        if not math.isfinite(value):
-            raise LossNotFinite(f"the validation loss of epoch {self.source.epoch} is {value}.")
-        if value < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_epoch = value, self.source.epoch - 1
-            if self.stage.keep == "best" and self.ranks.first:
-                save_weights(self.run / WEIGHTS, self.network)
-        return value
-
-    def _report(self, epoch: int, loss: float, wait: float) -> None:
+    def _log_epoch(self, epoch: int, loss: float, wait: float) -> None:
         progress = self.progress
         train = progress.losses / max(1, progress.steps_in_epoch)
         self.log.epoch(
@@ -223,53 +223,60 @@ class StageRun:
                 "step": progress.step,
                 "train_loss": train,
                 "validation_loss": loss,
-                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+                "learning_rate": self.learning_rate.value,
                 "wait_share": wait,
                 "seconds": progress.seconds,
             }
         )
-        if self.stage.epochs <= 60 or epoch % (self.stage.epochs // 30) == 0:
-            self.log.say(
-                f"{self.stage.objective} epoch {epoch + 1}/{self.stage.epochs}: loss {train:.4f},"
-                f" validation {loss:.4f} (best {progress.best_loss:.4f} in epoch {progress.best_epoch + 1}),"
+        epochs = self.stage.epochs
+        if epochs <= 2 * _LOGGED_EPOCHS or epoch % (epochs // _LOGGED_EPOCHS) == 0:
+            self.log.message(
+                f"{self.stage.objective} epoch {epoch + 1}/{epochs}: loss {train:.4f},"
+                f" validation {loss:.4f} (lowest {progress.best_loss:.4f}, epoch {progress.best_epoch + 1}),"
                 f" {progress.seconds:.1f} s, waiting for data {wait:.1%}"
             )
         progress.losses, progress.steps_in_epoch, progress.seconds = 0.0, 0, 0.0
 
-    def _save_due(self) -> bool:
-        steps, seconds = self.progress.step - self.progress.saved_step, time.monotonic() - self._saved_at
-        return steps >= self.save_every or seconds >= _LONGEST_S
+    def _kept_weights(self) -> str:
+        """Which epoch's weights the stage keeps, and why."""
+        lowest, epoch = self.progress.best_loss, self.progress.best_epoch + 1
+        if self.stage.keep == "best":
+            return (
+                f"{self.stage.objective}: keeping the weights of epoch {epoch}, which has the lowest"
+                f" validation loss ({lowest:.4f})"
+            )
+        return (
+            f"{self.stage.objective}: keeping the weights of the last epoch, {self.stage.epochs}, as the"
+            f' recipe asks (keep = "last"); the lowest validation loss was {lowest:.4f} in epoch {epoch}'
+        )
 
-    def _save(self) -> None:
-        self._check_pending()
+    def _checkpoint_is_due(self) -> bool:
+        steps, seconds = self.progress.step - self.progress.saved_step, time.monotonic() - self._saved_at
+        return steps >= self.save_every or seconds >= _CHECKPOINT_SECONDS
+
+    def _save_checkpoint(self) -> None:
+        self._check_loss()
         self.progress.saved_step, self._saved_at = self.progress.step, time.monotonic()
         if self.ranks.first:
             self.save(self.state())
 
     def state(self) -> dict[str, Any]:
-        """All that going on from here needs."""
+        """Everything needed to resume from here."""
         return {
             "stage": self.index,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "plateau": self.plateau.state_dict(),
+            "plateau": self.learning_rate.state_dict(),
             "source": self.source.state_dict(),
             "progress": vars(self.progress).copy(),
             "random": random_states(self.device),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Resume from what `state` returned. Raises CheckpointInvalid if its loader had other studies."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.plateau.load_state_dict(state["plateau"])
+        self.learning_rate.load_state_dict(state["plateau"])
         self.source.load_state_dict(state["source"])
         self.progress = Progress(**state["progress"])
         restore_random_states(state["random"], self.device)
-
-
-def cosine(done: float, warmup: float) -> float:
-    """The share of the learning rate when that share of all samples is ``done``: up along a line over
-    ``warmup``, down to zero along a half cosine (Loshchilov and Hutter 2017)."""
-    if done < warmup:
-        return done / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))

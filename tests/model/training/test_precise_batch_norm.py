@@ -9,6 +9,7 @@ import torch
 from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batches
 from model.data.views import own_labels
+from model.inference.predictor import Predictor
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.training.precise_batch_norm import measure_batch_norms
 from model.training.recipe import ViewSettings
@@ -42,7 +43,7 @@ def test_predictions_are_those_of_the_batch_itself(tiny_store: Store) -> None:
         trained = network.encode(inputs.views, inputs.located)[1]
     network = drawn()
     before = {name: value.clone() for name, value in network.named_parameters()}
-    measure_batch_norms(network, VIEW, tiny_store, studies, CPU)
+    measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), studies)
     assert not network.training
     with torch.no_grad():
         predicted = network.encode(inputs.views, inputs.located)[1]
@@ -58,7 +59,7 @@ def test_batches_weigh_the_same(tiny_store: Store) -> None:
             torch.var_mean(conv(inputs.views[inputs.located].flatten(0, 1)), (0, 2, 3), correction=0)
             for inputs in batches(tiny_store, studies, 4)
         ]
-    measure_batch_norms(network, VIEW, tiny_store, studies, CPU)
+    measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), studies)
     variance, mean = (torch.stack(values).mean(0) for values in zip(*moments, strict=True))
     torch.testing.assert_close(norm.running_mean, mean)
     torch.testing.assert_close(norm.running_var, variance)
@@ -66,7 +67,7 @@ def test_batches_weigh_the_same(tiny_store: Store) -> None:
 
 def test_only_while_measured(tiny_store: Store) -> None:
     network = drawn("narrow")
-    measure_batch_norms(network, VIEW, tiny_store, np.arange(4), CPU)
+    measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), np.arange(4))
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     (inputs,) = batches(tiny_store, np.arange(8, 12), 4)
     network(inputs.views, inputs.located)
@@ -76,8 +77,8 @@ def test_only_while_measured(tiny_store: Store) -> None:
 @pytest.mark.parametrize("studies", [1, 5, 12])
 def test_few_studies_are_taken_as_they_are(tiny_store: Store, studies: int) -> None:
     network, other = drawn("narrow"), drawn("narrow")
-    measure_batch_norms(network, VIEW, tiny_store, np.arange(studies), CPU)
-    measure_batch_norms(other, VIEW, tiny_store, np.arange(studies), CPU)
+    measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), np.arange(studies))
+    measure_batch_norms(Predictor(other, VIEW, tiny_store, CPU), np.arange(studies))
 
     for (name, buffer), (_, again) in zip(network.named_buffers(), other.named_buffers(), strict=True):
         assert buffer.isfinite().all(), name

@@ -9,8 +9,7 @@ import pytest
 
 from model.options import TrainOptions
 from model.training import recipe as recipes
-from model.training.recipe import load_recipe
-from model.training.run import resolved_recipe
+from model.training.recipe import load_recipe, resolve_recipe
 from spine_etl.errors import RecipeInvalid
 from spine_etl.settings import shipped_names
 
@@ -39,12 +38,12 @@ def test_end2end_is_the_default_and_joint() -> None:
 
 
 def test_options_change_the_recipe() -> None:
-    recipe = resolved_recipe(TrainOptions("", Path(), recipe="seed", epochs_scale=0.1, batch_size=16))
+    recipe = resolve_recipe(TrainOptions("", Path(), recipe="seed", epochs_scale=0.1, batch_size=16))
     assert [(stage.epochs, stage.patience, stage.batch_size) for stage in recipe.stages] == [
         (40, 3, 16),
         (60, 3, 16),
     ]
-    assert [stage.epochs for stage in resolved_recipe(TrainOptions("", Path(), epochs=2)).stages] == [2]
+    assert [stage.epochs for stage in resolve_recipe(TrainOptions("", Path(), epochs=2)).stages] == [2]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None
 )
 def test_senseless_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(RecipeInvalid):
-        resolved_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]
+        resolve_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model.data.targets import split
 from model.inference.explanation import draw
-from model.inference.predictor import inner_split
+from model.inference.predictor import Predictor
 from model.inference.submission import predict_store
 from model.inference.weights import load_model
 from model.options import ExplainOptions, PredictOptions, TrainOptions
 from model.training import stage as stage_module
 from model.training.checkpoint import LAST, PREVIOUS
 from model.training.precise_batch_norm import measure_batch_norms
-from model.training.run import fit
-from model.training.stage import cosine
+from model.training.run import run_training
+from model.training.validation import validation_split
 from spine_etl.errors import (
     CheckpointInvalid,
     ChunkMissing,
@@ -142,7 +143,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     run = tmp_path / "run"
-    model = fit(TrainOptions(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
+    model = run_training(TrainOptions(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
     promised = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
     assert promised <= {path.name for path in run.iterdir()}
     assert list((run / "tensorboard").glob("events*"))
@@ -158,11 +159,12 @@ def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint:
 @pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
 def test_the_kept_weights_batch_norms_are_measured(tiny_store: Store, tmp_path: Path, text: str) -> None:
     run = tmp_path / "run"
-    fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
+    run_training(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
     network, model = load_model(run, tiny_store)
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    learning, _ = inner_split(tiny_store, split(tiny_store, 1)[0], 0.3)
-    measure_batch_norms(network, model.view, tiny_store, learning, torch.device("cpu"))
+    learning, _ = validation_split(tiny_store, split(tiny_store, 1)[0], 0.3)
+    predictor = Predictor(network, model.view, tiny_store, torch.device("cpu"))
+    measure_batch_norms(predictor, learning)
     for name, buffer in network.named_buffers():
         torch.testing.assert_close(buffer, kept[name], msg=name)
 
@@ -180,7 +182,7 @@ def stop_after(steps: int, options: TrainOptions, patch: pytest.MonkeyPatch) -> 
 
     patch.setattr(stage_module.StageRun, "_step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        fit(options)
+        run_training(options)
 
 
 @pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
@@ -192,11 +194,11 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     options = TrainOptions(
         where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2
     )
-    fit(options)
+    run_training(options)
     with monkeypatch.context() as patch:
-        stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), patch)
+        stop_after(stop_at, replace(options, out=stopped), patch)
     torch.manual_seed(12345)  # another process would stand elsewhere
-    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    run_training(replace(options, out=stopped, resume=True))
     assert same_weights(whole, stopped)
     assert lines(whole) == lines(stopped)
     assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
@@ -208,13 +210,13 @@ def test_from_the_state_before_the_last_it_ends_the_same_too(
     """What a damaged last.pt says to do, where its stage has already replaced the weights it began with."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1000)
-    fit(options)
+    run_training(options)
     steps = lines(whole)[1]["step"]  # all of the first stage's
-    stop_after(steps + 3, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    stop_after(steps + 3, replace(options, out=stopped), monkeypatch)
     monkeypatch.undo()
     assert [line["stage"] for line in lines(stopped)] == [0, 0, 1]
     (stopped / PREVIOUS).replace(stopped / LAST)
-    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    run_training(replace(options, out=stopped, resume=True))
     assert same_weights(whole, stopped)
     assert lines(whole) == lines(stopped)
 
@@ -236,20 +238,20 @@ def test_tensorboard_shows_what_an_undisturbed_run_shows(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1)
-    fit(options)
+    run_training(options)
     assert [step for step, _ in curves(whole)["stage0/train_loss"]] == [
         line["step"] for line in lines(whole) if line["stage"] == 0
     ]
-    stop_after(stop_at, TrainOptions(**{**vars(options), "out": stopped}), monkeypatch)
+    stop_after(stop_at, replace(options, out=stopped), monkeypatch)
     monkeypatch.undo()
-    fit(TrainOptions(**{**vars(options), "out": stopped, "resume": True}))
+    run_training(replace(options, out=stopped, resume=True))
     assert curves(stopped) == curves(whole)
 
 
 def test_slow_steps_are_kept_by_the_clock(
     tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "_LONGEST_S", 0.0)
+    monkeypatch.setattr(stage_module, "_CHECKPOINT_SECONDS", 0.0)
     run = tmp_path / "run"
     stop_after(5, TrainOptions(where(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
     assert torch.load(run / "last.pt", weights_only=True)["progress"]["step"] == 5
@@ -269,8 +271,8 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = TrainOptions(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
-    fit(options)
-    options = TrainOptions(**{**vars(options), "out": killed})
+    run_training(options)
+    options = replace(options, out=killed)
     process = subprocess.Popen(command(options), env=ONE_THREAD, stdout=subprocess.DEVNULL)
     while not (killed / "metrics.jsonl").exists() or not (killed / "metrics.jsonl").read_text():
         assert process.poll() is None, "it ended before it could be killed"
@@ -278,7 +280,7 @@ def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, 
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model.json").exists()
-    fit(TrainOptions(**{**vars(options), "resume": True}))
+    run_training(replace(options, resume=True))
     assert same_weights(whole, killed)
     assert lines(whole) == lines(killed)
 
@@ -288,8 +290,8 @@ def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
     """Global batches, batch norms over both, losses over all weights: one training, but for rounding."""
     text = recipe(tmp_path, JOINT.format(dropout=0.0, augment=""))
     options = TrainOptions(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
-    fit(options)
-    two = TrainOptions(**{**vars(options), "out": tmp_path / "two"})
+    run_training(options)
+    two = replace(options, out=tmp_path / "two")
     starter = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     done = subprocess.run(command(two, *starter), env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -329,7 +331,9 @@ def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path:
     text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
     run = tmp_path / "run"
     with pytest.raises(LossNotFinite, match=r"studies 1\.0\d\d, 1\.0\d\d"):
-        fit(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1))
+        run_training(
+            TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1)
+        )
     state = torch.load(run / "last.pt", weights_only=True)
     assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
 
@@ -338,7 +342,9 @@ def test_a_validation_loss_that_is_no_number_ends_it(tiny_store: Store, tmp_path
     """One step an epoch: its own loss is that of the weights before it."""
     text = SEEDS.replace("batch_size = 12", "batch_size = 1000").replace("rate = 0.01", "rate = 1e30")
     with pytest.raises(LossNotFinite, match="validation loss of epoch 1 is nan"):
-        fit(TrainOptions(where(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu"))
+        run_training(
+            TrainOptions(where(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu")
+        )
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
@@ -349,7 +355,7 @@ def test_a_lost_object_names_the_study(
     study = int(np.flatnonzero(store.table["fold"] != 0)[3])
     (tmp_path / "store" / store.arrays["image"].key(int(store.table["row"][study]))).unlink()
     with pytest.raises(ChunkMissing) as caught:
-        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+        run_training(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
     assert caught.value.study == store.study_uids[study]
 
 
@@ -368,26 +374,26 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     known = {"device": "cpu", "recipe": joint, **options}
     with pytest.raises(refusal):
-        fit(TrainOptions(where(tiny_store), tmp_path / "run", **known))
+        run_training(TrainOptions(where(tiny_store), tmp_path / "run", **known))
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(
     tiny_store: Store, tmp_path: Path, joint: str, build_store: Callable[..., Store]
 ) -> None:
     options = TrainOptions(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
-    fit(options)
+    run_training(options)
     with pytest.raises(CheckpointInvalid, match="already"):
-        fit(options)
+        run_training(options)
     with pytest.raises(CheckpointInvalid, match=r"recipe\.stages\[0\]\.epochs 1, not 2"):
-        fit(TrainOptions(**{**vars(options), "resume": True, "epochs": 2}))
+        run_training(replace(options, resume=True, epochs=2))
     with pytest.raises(CheckpointInvalid, match="fold"):
-        fit(TrainOptions(**{**vars(options), "resume": True, "fold": 1}))
+        run_training(replace(options, resume=True, fold=1))
     other = build_store(tmp_path / "other", 15)
     with pytest.raises(CheckpointInvalid, match="root_digest"):
-        fit(TrainOptions(**{**vars(options), "resume": True, "store": where(other)}))
+        run_training(replace(options, resume=True, store=where(other)))
     (options.out / LAST).unlink()  # to save space
     with pytest.raises(CheckpointInvalid, match="already"):
-        fit(options)
+        run_training(options)
 
 
 def test_a_run_goes_on_with_the_version_it_began_with(
@@ -396,13 +402,13 @@ def test_a_run_goes_on_with_the_version_it_began_with(
     """The nightly build may have committed another one meanwhile."""
     store = build_store(tmp_path / "store", 12)
     whole = TrainOptions(where(store), tmp_path / "whole", recipe=joint, device="cpu", save_every=2)
-    fit(whole)
-    options = TrainOptions(**{**vars(whole), "out": tmp_path / "run"})
+    run_training(whole)
+    options = replace(whole, out=tmp_path / "run")
     stop_after(3, options, monkeypatch)
     monkeypatch.undo()
     newer = build_store(tmp_path / "store", 15)
     assert (newer.version, len(newer)) == (2, 15)
-    assert fit(TrainOptions(**{**vars(options), "resume": True})).version == 1
+    assert run_training(replace(options, resume=True)).version == 1
     assert same_weights(whole.out, options.out)
 
 
@@ -412,25 +418,7 @@ def test_a_fold_without_fractures_is_refused(
     sound = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
     store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), sound))
     with pytest.raises(FoldInvalid):
-        fit(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
-
-
-def test_the_inner_split_holds_both_kinds_and_nothing_of_the_fold(tiny_store: Store) -> None:
-    train = np.flatnonzero(tiny_store.table["fold"] != 0)
-    learning, validation = inner_split(tiny_store, train, 0.3)
-    assert sorted([*learning, *validation]) == train.tolist()
-    overall = tiny_store.table["patient_overall"]
-    for part in (learning, validation):
-        assert set(overall[part].tolist()) == {0, 1}
-    assert len(validation) == 2
-    with pytest.raises(FoldInvalid, match="two are the least"):
-        inner_split(tiny_store, train[overall[train] == 1], 0.3)
-
-
-def test_the_cosine_rises_and_falls() -> None:
-    assert [cosine(done, 0.1) for done in (0.0, 0.05, 0.1)] == pytest.approx([0, 0.5, 1])
-    assert cosine(0.55, 0.1) == pytest.approx(0.5)
-    assert cosine(1.0, 0.1) == pytest.approx(0)
+        run_training(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
 
 
 @pytest.mark.integration
@@ -455,9 +443,9 @@ def test_where_batches_are_in_another_memory_it_ends_the_same(
     options = TrainOptions(
         where(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
     )
-    fit(options)
+    run_training(options)
     other_memory()
-    fit(TrainOptions(**{**vars(options), "out": tmp_path / "other"}))
+    run_training(replace(options, out=tmp_path / "other"))
     assert same_weights(options.out, tmp_path / "other")
     for run in (options.out, tmp_path / "other"):
         predict_store(PredictOptions(where(tiny_store), (run,), run / "table.csv", fold=1, device="cpu"))
@@ -472,7 +460,7 @@ def test_where_batches_are_in_another_memory_it_ends_the_same(
 def test_what_a_gpu_trained_a_cpu_reads(tiny_store: Store, tmp_path: Path, text: str, compiled: bool) -> None:
     halved = recipe(tmp_path, text.replace("validation_share", "bf16 = true\nvalidation_share"))
     run = tmp_path / "run"
-    fit(TrainOptions(where(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled))
+    run_training(TrainOptions(where(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled))
     assert np.isfinite([line["train_loss"] for line in lines(run)]).all()
     tables = []
     for device in ("cuda", "cpu"):
