@@ -1,1 +1,1 @@
-"""Seeing a dataset: what files and stores say of themselves, and pictures of studies and crops."""
+"""Views of a dataset for people: facts about files and stores, pictures of studies and of crops."""

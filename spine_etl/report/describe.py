@@ -1,4 +1,4 @@
-"""What a file, a series or a store says of itself, as facts that print and go into JSON; no patient data."""
+"""Facts about a file, a series or a store, ready to print or to write as JSON; never patient data."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 
-RSNA_NAMES = {**{n: f"C{n}" for n in range(1, 8)}, **{n + 7: f"T{n}" for n in range(1, 13)}}
-"""Label number to level name in the segmentations of RSNA 2022."""
-
 _KEYWORDS = {
     "transfer_syntax": "TransferSyntaxUID",
     "series_instance_uid": "SeriesInstanceUID",
     "signed": "PixelRepresentation",
 }
-_TOWARDS = {"L": "Left", "R": "Right", "P": "Posterior", "A": "Anterior", "S": "Superior", "I": "Inferior"}
+_DIRECTIONS = {"L": "Left", "R": "Right", "P": "Posterior", "A": "Anterior", "S": "Superior", "I": "Inferior"}
 
 
 def label_names(recipe: Recipe) -> dict[int, str]:
-    """Label number to name, of the recipe's levels and its other labels."""
+    """Name of each label number: the recipe's levels and its other labels."""
     return {label: name for name, label in {**recipe.levels, **recipe.other_labels}.items()}
 
 
 def describe_header(header: Header) -> Facts:
-    """A slice's header by DICOM attribute names, as the reader understood it."""
+    """The header of one slice as the reader understood it, by DICOM attribute name."""
     values = asdict(header) | {"signed": int(header.signed)}
     return {_keyword(name): value for name, value in values.items()}
 
@@ -43,13 +40,13 @@ def _keyword(name: str) -> str:
 
 
 def describe_series(volume: Volume) -> Facts:
-    """Geometry, values and what was tolerated of a series."""
+    """Geometry and voxel values of a series, and the reader's warnings."""
     numbers = volume.file_numbers
-    steps = volume.grid.spacing_mm[0] * np.diff(_slice_places(volume))
+    steps = volume.grid.spacing_mm[0] * np.diff(_slice_positions(volume))
     return {
         "slices": volume.grid.shape[0],
         "file_numbers": None if numbers is None else [int(numbers[0]), int(numbers[-1])],
-        **_place_facts(volume.grid),
+        **_grid_facts(volume.grid),
         "gantry_tilt_degrees": _rounded(volume.grid.tilt_degrees),
         "oblique_degrees": _rounded(volume.grid.oblique_degrees),
         "uneven": volume.slice_coordinates is not None,
@@ -63,23 +60,28 @@ def describe_series(volume: Volume) -> Facts:
 
 
 def describe_label_map(label_map: LabelMap) -> Facts:
-    """Geometry of a segmentation and, for each label, its voxels, volume and centre."""
-    from spine_etl.crops import find_levels
+    """Geometry of a segmentation; voxels, volume and centroid of each label.
 
+    ``name_in_rsna2022`` is the label's name in that data set, None where it has no such label.
+    """
+    from spine_etl.crops import find_levels
+    from spine_etl.recipe import load_recipe
+
+    names = label_names(load_recipe("rsna2022"))
     labels = {
         str(label): {
-            "name_in_rsna2022": RSNA_NAMES.get(label),
-            "voxels": found.voxels,
-            "volume_mm3": round(found.volume_mm3, 1),
-            "centre_lps_mm": _point(found.centroid_mm),
+            "name_in_rsna2022": names.get(label),
+            "voxels": extent.voxels,
+            "volume_mm3": round(extent.volume_mm3, 1),
+            "centre_lps_mm": _point(extent.centroid_mm),
         }
-        for label, found in sorted(find_levels(label_map).items())
+        for label, extent in sorted(find_levels(label_map).items())
     }
-    return {**_place_facts(label_map.grid), "labels": labels, "source_digest": label_map.source_digest}
+    return {**_grid_facts(label_map.grid), "labels": labels, "source_digest": label_map.source_digest}
 
 
 def describe_store(store: Store) -> Facts:
-    """Versions, contents, recipe and fingerprint of a store."""
+    """Versions, studies, refusals, recipe and fingerprint of a store."""
     from spine_etl.store.reader import read_commit
 
     versions = {n: read_commit(store.location, n) for n in range(1, store.version + 1)}
@@ -97,21 +99,22 @@ def describe_store(store: Store) -> Facts:
     }
 
 
-def _place_facts(grid: Grid) -> Facts:
+def _grid_facts(grid: Grid) -> Facts:
     codes = grid.axis_codes
     return {
         "shape": list(grid.shape),
         "spacing_mm": [_rounded(step) for step in grid.spacing_mm],
         "field_of_view_mm": [_rounded(n * step) for n, step in zip(grid.shape, grid.spacing_mm, strict=True)],
         "axis_codes_zyx": codes,
-        "axes": {axis: f"to {_TOWARDS[code]}" for axis, code in zip("zyx", codes, strict=True)},
+        "axes": {axis: f"to {_DIRECTIONS[code]}" for axis, code in zip("zyx", codes, strict=True)},
         "first_voxel_lps_mm": _point(grid.affine[:3, 3]),
         "last_voxel_lps_mm": _point(grid.to_mm(np.array(grid.shape) - 1)),
         "corners_lps_mm": [_point(corner) for corner in grid.corners_mm()],
     }
 
 
-def _slice_places(volume: Volume) -> FloatArray:
+def _slice_positions(volume: Volume) -> FloatArray:
+    """Position of each slice along z, in units of the grid's z spacing."""
     if volume.slice_coordinates is not None:
         return volume.slice_coordinates
     return np.arange(volume.grid.shape[0], dtype=np.float64)
@@ -122,4 +125,4 @@ def _rounded(value: float) -> float:
 
 
 def _point(values: FloatArray) -> list[float]:
-    return [round(float(value), 3) + 0.0 for value in values]  # + 0.0: no minus zero
+    return [round(float(value), 3) + 0.0 for value in values]  # + 0.0 turns -0.0 into 0.0

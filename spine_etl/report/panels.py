@@ -1,7 +1,7 @@
-"""What a picture shows: planes of HU and labels, turned as radiologists read them. Nothing is drawn here.
+"""Panels: planes of HU and labels, oriented as radiologists read them. `drawing` draws them.
 
-Axial and coronal panels have the patient's left on the right; sagittal ones have anterior on the left;
-coronal and sagittal ones have the head at the top.
+Axial and coronal panels show the patient's left on the right; sagittal panels show anterior on the left.
+Coronal and sagittal panels show the head at the top.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from spine_etl.resample import sample_image, sample_labels
 from spine_etl.volume import FractureBox, LabelMap, Volume
 
 MONTAGE = 18
-"""Slices in a montage of 3 rows and 6 columns."""
+"""Slices in a montage: 3 rows of 6."""
 
 _OPPOSITE = dict(zip("LPSRAI", "RAILPS", strict=True))
-_AXIAL, _CORONAL, _SAGITTAL = 0, 1, 2  # the axis of a canonical block that the plane cuts
-_NAMES = ("axial", "coronal", "sagittal")
+_AXIAL, _CORONAL, _SAGITTAL = 0, 1, 2  # index of the axis that the plane is perpendicular to
+_PLANE_NAMES = ("axial", "coronal", "sagittal")
 
 _Plane = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class PanelBox:
-    """A fracture box in a panel's pixels: upper left corner and size, pixel centres at whole numbers."""
+    """A fracture box in pixels of a panel: upper left corner and size. Pixel centres are at whole numbers."""
 
     x: float
     y: float
@@ -43,9 +43,9 @@ class PanelBox:
 class Panel:
     """One plane.
 
-    ``image`` HU and ``mask`` labels (None where there is no mask) share the shape (rows, columns);
-    ``pixel_mm`` is the distance between rows and between columns. ``edges`` names the patient's sides at the
-    top, bottom, left and right of the panel.
+    ``image`` (HU) and ``mask`` (labels; None without a segmentation) have the same shape (rows, columns).
+    ``pixel_mm`` is the distance between rows and between columns. ``edges`` is four letters: the patient's
+    side at the top, bottom, left and right of the panel.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Panel:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Height and width."""
+        """Height and width in mm."""
         rows, columns = self.image.shape
         return rows * self.pixel_mm[0], columns * self.pixel_mm[1]
 
@@ -65,23 +65,23 @@ class Panel:
 def choose_slices(
     volume: Volume, boxes: Sequence[FractureBox], mask: LabelMap | None, start: int | None = None
 ) -> list[int]:
-    """Up to `MONTAGE` consecutive slices from head to foot, as indices into the volume.
+    """Indices of up to `MONTAGE` consecutive slices, from head to foot.
 
-    They begin at the slice with file number ``start``; by default they lie where most slices have boxes,
-    else about the middle of the mask, else of the volume.
+    With ``start``, they begin at the slice with that file number. Otherwise they cover as many slices with
+    boxes as possible; without boxes they are centred on the mask, without a mask on the volume.
 
     Raises
     ------
     SourceNotFound
-        If no slice has the number ``start``.
+        If no slice has the file number ``start``.
     """
     order = _head_to_foot(volume)
     if start is not None:
-        first = _place_of(start, volume, order)
+        first = _position_of(start, volume, order)
     else:
         numbers = _file_numbers(volume)[order]
         boxed = np.flatnonzero(np.isin(numbers, [box.slice_number for box in boxes]))
-        first = _densest(boxed) if boxed.size else _middle(volume, mask, order) - MONTAGE // 2
+        first = _densest_start(boxed) if boxed.size else _middle_position(volume, mask, order) - MONTAGE // 2
     first = max(0, min(first, len(order) - MONTAGE))
     chosen: list[int] = order[first : first + MONTAGE].tolist()
     return chosen
@@ -90,25 +90,25 @@ def choose_slices(
 def slice_panels(
     volume: Volume, indices: Sequence[int], boxes: Sequence[FractureBox], mask: LabelMap | None
 ) -> list[Panel]:
-    """The stored slices at those indices, not resampled, only turned and mirrored upright."""
+    """The stored slices at these indices: transposed and mirrored upright, but not resampled."""
     return [_slice_panel(volume, index, boxes, mask) for index in indices]
 
 
 def reslice_panels(volume: Volume, mask: LabelMap | None) -> list[Panel]:
-    """A sagittal and a coronal plane through the mask's centre, else the volume's, on isotropic pixels."""
+    """A sagittal and a coronal plane through the centre of the mask (or of the CT), with isotropic pixels."""
     spacing = float(volume.grid.spacing_mm.min())
-    whole = volume.grid.enclosing_canonical(spacing)
+    canonical = volume.grid.enclosing_canonical(spacing)
     center = volume.grid.center_mm if mask is None else _mask_center(mask)
     panels = []
     for axis in (_SAGITTAL, _CORONAL):
-        shape, middle = list(whole.shape), whole.center_mm.copy()
+        shape, middle = list(canonical.shape), canonical.center_mm.copy()
         shape[axis], middle[2 - axis] = 1, center[2 - axis]
         plane = Grid.canonical(middle, shape, spacing)
         labels = None if mask is None else sample_labels(mask, plane)
-        panel = cut_block(sample_image(volume, plane), labels, axis, 0, spacing)
-        at = float(middle[2 - axis])
-        side = ("LPS" if at >= 0 else "RAI")[2 - axis]
-        panels.append(replace(panel, title=f"{panel.title} at {side} {abs(at):.1f} mm"))
+        panel = _block_panel(sample_image(volume, plane), labels, axis, 0, spacing)
+        offset = float(middle[2 - axis])
+        side = ("LPS" if offset >= 0 else "RAI")[2 - axis]
+        panels.append(replace(panel, title=f"{panel.title} at {side} {abs(offset):.1f} mm"))
     return panels
 
 
@@ -121,38 +121,38 @@ def block_panels(
 ) -> list[Panel]:
     """Sagittal, coronal and axial planes of a canonical block (z, y, x) through the voxel ``center``.
 
-    ``boxes`` are groups (n, 6) of z0, y0, x0, z1, y1, x1 in voxels of the block. A plane shows one box
-    round all those of a group that it passes through: a fracture has a box in each slice.
+    ``boxes`` is a list of groups, each (n, 6): z0, y0, x0, z1, y1, x1 in voxels of the block. A fracture has
+    a box in each slice, so a plane shows one box that encloses all boxes of a group that it crosses.
     """
     return [
-        cut_block(image, mask, axis, center[axis], spacing_mm, boxes)
+        _block_panel(image, mask, axis, center[axis], spacing_mm, boxes)
         for axis in (_SAGITTAL, _CORONAL, _AXIAL)
     ]
 
 
-def cut_block(
+def _block_panel(
     image: npt.NDArray[np.int16],
     mask: npt.NDArray[np.uint8] | None,
     axis: int,
-    place: int,
+    index: int,
     spacing_mm: float,
     boxes: Sequence[FloatArray] = (),
 ) -> Panel:
-    """The plane of a canonical block at index ``place`` of an axis: 0 axial, 1 coronal, 2 sagittal."""
-    rows = slice(None, None, 1 if axis == _AXIAL else -1)  # +z is Superior; a picture's rows run downwards
-    passed = [group[(group[:, axis] <= place) & (place <= group[:, axis + 3])] for group in boxes]
+    """The plane of a canonical block at ``index`` of ``axis``: 0 axial, 1 coronal, 2 sagittal."""
+    rows = slice(None, None, 1 if axis == _AXIAL else -1)  # +z is Superior, rows of a picture run down
+    crossed = [group[(group[:, axis] <= index) & (index <= group[:, axis + 3])] for group in boxes]
     return Panel(
-        title=_NAMES[axis],
-        image=np.take(image, place, axis)[rows],
-        mask=None if mask is None else np.take(mask, place, axis)[rows],
+        title=_PLANE_NAMES[axis],
+        image=np.take(image, index, axis)[rows],
+        mask=None if mask is None else np.take(mask, index, axis)[rows],
         pixel_mm=(spacing_mm, spacing_mm),
         edges=("APRL", "SIRL", "SIAP")[axis],
-        boxes=tuple(_around(group, axis, image.shape) for group in passed if len(group)),
+        boxes=tuple(_enclosing_box(group, axis, image.shape) for group in crossed if len(group)),
     )
 
 
-def _around(boxes: FloatArray, axis: int, shape: tuple[int, ...]) -> PanelBox:
-    """The box round boxes (n, 6) of a block, as a panel shows it."""
+def _enclosing_box(boxes: FloatArray, axis: int, shape: tuple[int, ...]) -> PanelBox:
+    """The box in a panel that encloses these boxes (n, 6) of a block."""
     low, high = boxes[:, :3].min(axis=0), boxes[:, 3:].max(axis=0)
     down, right = (k for k in range(3) if k != axis)
     top = low[down] if axis == _AXIAL else shape[down] - 1 - high[down]
@@ -164,21 +164,21 @@ def _slice_panel(volume: Volume, index: int, boxes: Sequence[FractureBox], mask:
     coordinates = volume.slice_coordinates
     grid = volume.grid.slice_at(index if coordinates is None else coordinates[index])
     number = int(_file_numbers(volume)[index])
-    turn = _Turn.upright(grid.axis_codes)
+    upright = _Orientation.upright(grid.axis_codes)
     rows_mm, columns_mm = grid.spacing_mm[1:].tolist()
     return Panel(
         title=f"slice {number}" if number >= 0 else f"index {index}",
-        image=turn.plane(volume.voxels[index]),
-        mask=None if mask is None else turn.plane(sample_labels(mask, grid)[0]),
-        pixel_mm=(columns_mm, rows_mm) if turn.transposed else (rows_mm, columns_mm),
-        edges=turn.edges,
-        boxes=tuple(turn.box(box, grid.shape[1:]) for box in boxes if box.slice_number == number),
+        image=upright.plane(volume.voxels[index]),
+        mask=None if mask is None else upright.plane(sample_labels(mask, grid)[0]),
+        pixel_mm=(columns_mm, rows_mm) if upright.transposed else (rows_mm, columns_mm),
+        edges=upright.edges,
+        boxes=tuple(upright.box(box, grid.shape[1:]) for box in boxes if box.slice_number == number),
     )
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """How a stored slice is turned upright: transposed, then its rows and its columns reversed."""
+class _Orientation:
+    """The steps that turn a stored slice upright: transpose, then reverse the rows, then the columns."""
 
     transposed: bool
     rows_reversed: bool
@@ -186,10 +186,10 @@ class _Turn:
     edges: str
 
     @classmethod
-    def upright(cls, axis_codes: str) -> _Turn:
-        """The turn for slices of a grid with those codes of z, y, x."""
+    def upright(cls, axis_codes: str) -> _Orientation:
+        """The steps for slices of a grid with these axis codes (z, y, x)."""
         along_y, along_x = axis_codes[1], axis_codes[2]
-        # Down the picture runs S-I where the slice holds that axis, else A-P; the other runs across.
+        # Vertical axis of the picture: superior-inferior if the slice contains it, else anterior-posterior.
         transposed = along_x in "SI" or (along_x in "AP" and along_y not in "SI")
         down, across = (along_x, along_y) if transposed else (along_y, along_x)
         rows_reversed, columns_reversed = down not in "PI", across not in "LP"
@@ -199,8 +199,8 @@ class _Turn:
         return cls(transposed, rows_reversed, columns_reversed, edges)
 
     def plane(self, stored: _Plane) -> _Plane:
-        turned = stored.T if self.transposed else stored
-        return turned[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
+        plane = stored.T if self.transposed else stored
+        return plane[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
     def box(self, box: FractureBox, stored_shape: Sequence[int]) -> PanelBox:
         x, y, width, height = box.x, box.y, box.width, box.height
@@ -227,26 +227,26 @@ def _head_to_foot(volume: Volume) -> npt.NDArray[np.int64]:
     return order[::-1] if step_to_superior > 0 else order
 
 
-def _place_of(number: int, volume: Volume, order: npt.NDArray[np.int64]) -> int:
+def _position_of(number: int, volume: Volume, order: npt.NDArray[np.int64]) -> int:
     numbers = _file_numbers(volume)[order]
-    places = np.flatnonzero(numbers == number)
-    if not places.size:
+    positions = np.flatnonzero(numbers == number)
+    if not positions.size:
         raise SourceNotFound(
-            f"there is no slice {number}: the files' numbers go from {numbers.min()} to {numbers.max()}.",
-            action="Name one of them with --start.",
+            f"there is no slice {number}: file numbers run from {numbers.min()} to {numbers.max()}.",
+            action="Give one of these numbers with --start.",
         )
-    return int(places[0])
+    return int(positions[0])
 
 
-def _densest(places: npt.NDArray[np.int64]) -> int:
-    """Where a montage begins that shows most of these (rising) places, with as much before as after."""
-    within = np.searchsorted(places, places + MONTAGE) - np.arange(len(places))
-    first = int(within.argmax())
-    last = int(places[first + int(within[first]) - 1])
-    return (int(places[first]) + last + 1 - MONTAGE) // 2
+def _densest_start(positions: npt.NDArray[np.int64]) -> int:
+    """Start of the montage that contains most of these ascending positions, centred on those it contains."""
+    counts = np.searchsorted(positions, positions + MONTAGE) - np.arange(len(positions))
+    first = int(counts.argmax())
+    last = int(positions[first + int(counts[first]) - 1])
+    return (int(positions[first]) + last + 1 - MONTAGE) // 2
 
 
-def _middle(volume: Volume, mask: LabelMap | None, order: npt.NDArray[np.int64]) -> int:
+def _middle_position(volume: Volume, mask: LabelMap | None, order: npt.NDArray[np.int64]) -> int:
     if mask is None:
         return len(order) // 2
     index = int(np.rint(volume.grid.to_index(_mask_center(mask))[0]))
@@ -254,7 +254,7 @@ def _middle(volume: Volume, mask: LabelMap | None, order: npt.NDArray[np.int64])
 
 
 def _mask_center(mask: LabelMap) -> FloatArray:
-    """LPS mean of the labelled voxels, the grid's middle where none is labelled."""
+    """LPS centroid of the labelled voxels; the centre of the grid if there are none."""
     levels = find_levels(mask).values()
     if not levels:
         return mask.grid.center_mm

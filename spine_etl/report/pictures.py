@@ -1,4 +1,4 @@
-"""The pictures of a study, as it lies in its source folder and as it is stored."""
+"""The pictures of one study, from its source folder or from a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray
 from spine_etl.report.describe import label_names
-from spine_etl.report.drawing import BONE, Style, Window, draw
+from spine_etl.report.drawing import Style, draw
 from spine_etl.report.panels import (
     Panel,
     block_panels,
@@ -23,8 +23,12 @@ from spine_etl.source.layout import PATIENT, Study
 from spine_etl.store import Store
 from spine_etl.store.schema import LEVEL_STATUS
 from spine_etl.volume import LabelMap, Volume
+from spine_etl.windows import BONE, Window
 
-_WHY_NO_CROP = {"unlocated": "not located:\nno segmentation", "absent": "absent from\nthe segmentation"}
+_NO_CROP_TEXT = {
+    "unlocated": "not located:\nno segmentation",
+    "absent": "absent from\nthe segmentation",
+}
 _NO_BOXES = np.empty((0, 6))
 _FRACTURE = {1: "fractured", 0: "no fracture", -1: "label unknown"}
 
@@ -39,15 +43,16 @@ def draw_study(
     window: Window = BONE,
     start: int | None = None,
 ) -> list[Path]:
-    """Draw a study of a source folder; the files written.
+    """Draw a study of a source folder and return the files written.
 
-    ``<uid>_slices.png``: 18 consecutive slices with the fracture boxes that name them; ``<uid>_mask.png``:
-    the segmentation on the same slices, where there is one; ``<uid>_reslices.png``: sagittal and coronal.
+    - ``<uid>_slices.png``: 18 consecutive slices with their fracture boxes.
+    - ``<uid>_mask.png``: the segmentation on the same slices, if the study has one.
+    - ``<uid>_reslices.png``: a sagittal and a coronal plane.
 
     Raises
     ------
     SourceNotFound
-        If no slice has the number ``start``.
+        If no slice has the file number ``start``.
     """
     panels = slice_panels(volume, choose_slices(volume, study.boxes, mask, start), study.boxes, mask)
     plain = Style(_study_title(study, volume), window, names)
@@ -62,74 +67,77 @@ def draw_study(
 
 
 def draw_stored(out: Path, store: Store, uid: str, *, window: Window = BONE) -> list[Path]:
-    """Draw a stored study; the files written.
+    """Draw a study of a store and return the files written.
 
-    ``<uid>_crops.png``: each level's crop in three planes; ``<uid>_overview.png``: the whole neck.
+    - ``<uid>_crops.png``: each level's crop in three planes.
+    - ``<uid>_overview.png``: the entire neck in two planes.
 
     Raises
     ------
     StudyNotInStore
-        If the version does not hold it.
+        If this version of the store does not contain it.
     ChunkMissing, ChunkCorrupt
-        If one of its objects is not as it was committed.
+        If one of its objects is missing or differs from what was committed.
     """
     study = store.index(uid)
-    title = f"{uid}  |  version {store.version}  |  {_overall(int(store.table['patient_overall'][study]))}"
+    title = (
+        f"{uid}  |  version {store.version}  |  {_patient_title(int(store.table['patient_overall'][study]))}"
+    )
     style = Style(title, window, label_names(store.recipe), "outlined")
-    by_level = _level_cells(store, study)
+    level_columns = _level_cells(store, study)
     pictures = [out / f"{uid}_crops.png", out / f"{uid}_overview.png"]
-    rows = max(map(len, by_level))
-    cells = [column[row] if row < len(column) else "" for row in range(rows) for column in by_level]
-    draw(pictures[0], cells, len(by_level), style, inches_wide=3.2 * len(by_level))
+    rows = max(map(len, level_columns))
+    cells = [column[row] if row < len(column) else "" for row in range(rows) for column in level_columns]
+    draw(pictures[0], cells, len(level_columns), style, inches_wide=3.2 * len(level_columns))
     draw(pictures[1], _overview_panels(store, study), 2, style, inches_wide=11)
     return pictures
 
 
 def _study_title(study: Study, volume: Volume) -> str:
     z, y, x = volume.grid.spacing_mm
-    return f"{study.uid}  |  {z:.3g} x {y:.3g} x {x:.3g} mm  |  {_labels_text(study)}"
+    return f"{study.uid}  |  {z:.3g} x {y:.3g} x {x:.3g} mm  |  {_labels_title(study)}"
 
 
-def _labels_text(study: Study) -> str:
+def _labels_title(study: Study) -> str:
     if study.labels is None:
         return "no labels"
-    broken = [level for level, value in study.labels.items() if value and level != PATIENT]
-    return f"fractured: {', '.join(broken)}" if broken else _overall(study.labels[PATIENT])
+    fractured = [level for level, value in study.labels.items() if value and level != PATIENT]
+    return f"fractured: {', '.join(fractured)}" if fractured else _patient_title(study.labels[PATIENT])
 
 
-def _overall(label: int) -> str:
+def _patient_title(label: int) -> str:
     return f"patient: {_FRACTURE[label]}"
 
 
 def _level_cells(store: Store, study: int) -> list[list[Panel | str]]:
-    """For each level its sagittal, coronal and axial panel, or why there are none."""
+    """For each level its sagittal, coronal and axial panel, or the reason why it has no crop."""
     image, mask = store.image(study), store.mask(study)
-    ours = store.table["box_study"] == study
-    boxes, box_levels = store.table["box_crop"][ours], store.table["box_level"][ours]
+    of_study = store.table["box_study"] == study
+    boxes, box_levels = store.table["box_crop"][of_study], store.table["box_level"][of_study]
     cells: list[list[Panel | str]] = []
     for index, level in enumerate(store.levels):
         status = LEVEL_STATUS[int(store.table["level_status"][study, index])]
         if status != "located":
-            cells.append([f"{level}\n{_WHY_NO_CROP[status]}"])
+            cells.append([f"{level}\n{_NO_CROP_TEXT[status]}"])
             continue
-        inside = ~np.isnan(boxes[:, index, 0])
-        groups = {int(k): boxes[inside & (box_levels == k), index] for k in np.unique(box_levels)}
-        center = _center(image[index].shape, groups.get(index, _NO_BOXES))
+        in_crop = ~np.isnan(boxes[:, index, 0])
+        boxes_by_level = {int(k): boxes[in_crop & (box_levels == k), index] for k in np.unique(box_levels)}
+        center = _crop_center(image[index].shape, boxes_by_level.get(index, _NO_BOXES))
         spacing = store.recipe.crop.spacing_mm
-        panels = block_panels(image[index], mask[index], spacing, center, list(groups.values()))
+        panels = block_panels(image[index], mask[index], spacing, center, list(boxes_by_level.values()))
         first = replace(panels[0], title=f"{_level_title(store, study, index)}\n{panels[0].title}")
         cells.append([first, *panels[1:]])
     return cells
 
 
 def _level_title(store: Store, study: int, index: int) -> str:
-    covered = float(store.table["coverage"][study, index])
-    part = "" if covered > 0.9995 else f", {covered:.1%} covered"
-    return f"{store.levels[index]}: {_FRACTURE[int(store.table['fracture'][study, index])]}{part}"
+    coverage = float(store.table["coverage"][study, index])
+    note = "" if coverage > 0.9995 else f", {coverage:.1%} covered"
+    return f"{store.levels[index]}: {_FRACTURE[int(store.table['fracture'][study, index])]}{note}"
 
 
-def _center(shape: tuple[int, ...], own_boxes: FloatArray) -> list[int]:
-    """The middle voxel of a crop, at the height of its level's middle box where it has boxes."""
+def _crop_center(shape: tuple[int, ...], own_boxes: FloatArray) -> list[int]:
+    """The middle voxel of a crop; if its level has boxes, z is that of the median box."""
     middle = [n // 2 for n in shape]
     if len(own_boxes):
         heights = np.sort((own_boxes[:, 0] + own_boxes[:, 3]) / 2)
@@ -143,6 +151,6 @@ def _overview_panels(store: Store, study: int) -> list[Panel]:
 
 
 def _mask_center(mask: npt.NDArray[np.uint8]) -> list[int]:
-    places = np.argwhere(mask) if mask.any() else (np.array([mask.shape]) - 1) / 2
-    center: list[int] = np.rint(places.mean(axis=0)).astype(int).tolist()
+    voxels = np.argwhere(mask) if mask.any() else (np.array([mask.shape]) - 1) / 2
+    center: list[int] = np.rint(voxels.mean(axis=0)).astype(int).tolist()
     return center
