@@ -1,8 +1,8 @@
-"""S3: a bucket by its URL, and requests that are tried again where trying again can help.
+"""Access to S3: a client for the bucket of an s3:// URL, and retries for its requests.
 
-Endpoint, region and credentials are the usual AWS variables, read in the process that makes the request:
-AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN;
-AWS_SKIP_SIGNATURE=true reads a public bucket without any.
+Endpoint, region and credentials come from the usual AWS variables, which are read in the process that makes
+the request: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN.
+AWS_SKIP_SIGNATURE=true reads a public bucket without credentials.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-TRIES = 10
-"""Requests made in vain before it is given up: some two minutes."""
+MAX_TRIES = 10
+"""Tries of a request before it fails; with the pauses between them, about two minutes at most."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
-_REFUSED = re.compile(r"status code: (401|403)\b")
-_FINAL = re.compile(r"status code: 4(?!08|09|29)\d\d\b|builder error")
+_ACCESS_DENIED = re.compile(r"status code: (401|403)\b")
+_PERMANENT = re.compile(r"status code: 4(?!08|09|29)\d\d\b|builder error")
 _Result = TypeVar("_Result")
-_at_home = 0
-"""The process whose client's threads are running; they do not come along when it forks."""
+_client_process = 0
+"""The process that made the first client, 0 before that. A client's threads do not survive a fork."""
 
 
 def is_s3(address: object) -> bool:
-    """Whether an address is a URL of S3."""
+    """True if an address is an s3:// URL."""
     return str(address).startswith("s3://")
 
 
 def open_bucket(url: str) -> Any:
-    """obstore's client of the bucket that ``s3://bucket[/prefix]`` names; its keys are below the prefix.
+    """The obstore client for ``s3://bucket[/prefix]``; its keys are relative to the prefix.
 
-    Make it in the process that uses it: it has threads, and holds credentials.
+    A client has threads and credentials, so make it in the process that uses it.
 
     Raises
     ------
     ValueError
-        If the URL names no bucket, or the environment's settings contradict each other.
+        If the URL has no bucket, or the AWS variables contradict each other.
     """
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
 
-    global _at_home
-    _at_home = _at_home or os.getpid()
+    global _client_process
+    _client_process = _client_process or os.getpid()
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{url} is no s3://bucket/prefix")
+        raise ValueError(f"{url} is not of the form s3://bucket/prefix")
     try:
         return S3Store(
             parts.netloc,
@@ -58,26 +58,27 @@ def open_bucket(url: str) -> Any:
                 "connect_timeout": "10s",
                 "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
             },
-            retry_config={"max_retries": 0},  # `tried` decides: it must know of every request that was made
+            # `with_retries` retries instead: operations need the number of requests already sent.
+            retry_config={"max_retries": 0},
         )
     except BaseError as error:
-        raise ValueError("the AWS variables make no client") from error
+        raise ValueError("the AWS variables are inconsistent") from error
 
 
-def tried(operation: Callable[[int], _Result]) -> _Result:
-    """What the operation gives, tried again after 5xx, 429, timeouts and lost connections.
+def with_retries(operation: Callable[[int], _Result]) -> _Result:
+    """Call ``operation``, retrying after 5xx, 408, 409, 429, timeouts and lost connections.
 
-    It is handed the number of tries before. Pauses are drawn between 0 and a bound that doubles (full
-    jitter), so that many workers do not come back together.
+    The operation gets the number of tries already made. The pause before each retry is random between 0 and a
+    bound that doubles (full jitter), so that many workers do not all return at the same moment.
 
     Raises
     ------
-    FileNotFoundError, FileExistsError
-        As the operation does; never tried again.
+    FileNotFoundError, FileExistsError, obstore.exceptions.PreconditionError
+        If the operation raises it, or obstore's equivalent; never retried.
     PermissionError
-        If the credentials do not allow it (401, 403).
+        If the credentials do not allow the request (401, 403).
     ConnectionError
-        If no try of `TRIES` came through, or the server finds fault with the request itself.
+        If none of `MAX_TRIES` tries succeeded, or the server rejects the request as invalid.
     """
     from obstore.exceptions import (
         AlreadyExistsError,
@@ -87,31 +88,28 @@ def tried(operation: Callable[[int], _Result]) -> _Result:
         UnauthenticatedError,
     )
 
-    if _at_home not in (0, os.getpid()):  # the request would wait for ever
+    if _client_process not in (0, os.getpid()):  # the request would never return
         raise ConnectionError("this process was forked from one that has used S3: use spawn or forkserver")
-    for past in range(TRIES):
+    for tries in range(MAX_TRIES):
         try:
-            return operation(past)
-        except FileNotFoundError:
+            return operation(tries)
+        except (FileNotFoundError, PreconditionError):
             raise
         except AlreadyExistsError as error:
-            raise FileExistsError("there is one already") from error
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise PermissionError("the credentials do not allow it") from error
-        except PreconditionError:
-            raise
+            raise FileExistsError("the object already exists") from error
         except BaseError as error:
-            text = str(error)  # the only place where obstore names the status of such a failure
-            if _REFUSED.search(text):
+            text = str(error)  # obstore gives the status code of most errors only here
+            denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+            if denied or _ACCESS_DENIED.search(text):
                 raise PermissionError("the credentials do not allow it") from error
-            if past + 1 == TRIES or _FINAL.search(text):
-                raise ConnectionError(_in_short(text, past + 1)) from error
-        time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**past)))  # noqa: S311
+            if tries + 1 == MAX_TRIES or _PERMANENT.search(text):
+                raise ConnectionError(_summary(text, tries + 1)) from error
+        time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries)))  # noqa: S311
     raise AssertionError("unreachable")
 
 
-def _in_short(text: str, tries: int) -> str:
-    """The failure without the server's own text, which may be pages long."""
+def _summary(text: str, tries: int) -> str:
+    """The failure without the server's own text, which can be pages long."""
     status = re.search(r"status code: (\d{3})", text)
     kind = f"status {status[1]}" if status else "no answer"
     return f"{kind} after {tries} {'try' if tries == 1 else 'tries'}"

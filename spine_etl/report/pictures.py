@@ -19,7 +19,8 @@ from spine_etl.report.panels import (
     reslice_panels,
     slice_panels,
 )
-from spine_etl.source.layout import PATIENT, Study
+from spine_etl.source.layout import Study
+from spine_etl.source.tables import PATIENT_OVERALL
 from spine_etl.store import Store
 from spine_etl.store.schema import LEVEL_STATUS
 from spine_etl.volume import LabelMap, Volume
@@ -101,8 +102,10 @@ def _study_title(study: Study, volume: Volume) -> str:
 def _labels_title(study: Study) -> str:
     if study.labels is None:
         return "no labels"
-    fractured = [level for level, value in study.labels.items() if value and level != PATIENT]
-    return f"fractured: {', '.join(fractured)}" if fractured else _patient_title(study.labels[PATIENT])
+    fractured = [level for level, value in study.labels.items() if value and level != PATIENT_OVERALL]
+    return (
+        f"fractured: {', '.join(fractured)}" if fractured else _patient_title(study.labels[PATIENT_OVERALL])
+    )
 
 
 def _patient_title(label: int) -> str:

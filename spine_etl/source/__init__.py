@@ -1,1 +1,1 @@
-"""What lies in a source: its files wherever they are, its layout, its tables, its digests."""
+"""A source of studies: its files (local, zip or S3), its folder layout, its tables and its digests."""

@@ -1,4 +1,4 @@
-"""Content digests of source files: they decide whether a study changed, never its dates."""
+"""Content digests of source files. They, and not file dates, decide whether a study has changed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import xxhash
 
 from spine_etl.source.files import Content, FileOrPath, as_file
 
-_BLOCK = 1 << 20
+_BLOCK_SIZE = 1 << 20
 
 
-def file_digest(place: FileOrPath) -> str:
+def file_digest(file: FileOrPath) -> str:
     """Digest of a file's content: the one its source lists, if any, else XXH3-128 (32 hex digits).
 
-    XXH3 is about ten times as fast as SHA-256, which matters for sources of hundreds of gigabytes.
+    XXH3 is about ten times as fast as SHA-256, which matters for sources of many gigabytes.
     """
-    file = as_file(place)
+    file = as_file(file)
     if file.listed_digest:
         return file.listed_digest
-    running, block = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK))
+    running, block = xxhash.xxh3_128(), memoryview(bytearray(_BLOCK_SIZE))
     with file.open() as content:
         while count := content.readinto(block):
             running.update(block[:count])
@@ -28,10 +28,10 @@ def file_digest(place: FileOrPath) -> str:
 
 
 class HashingReader:
-    """A file read from front to back, with a running digest of all that was read."""
+    """Reads a file from front to back and hashes all bytes it reads."""
 
     def __init__(self, content: Content, listed_digest: str | None = None) -> None:
-        self._content, self._known, self._running = content, listed_digest, xxhash.xxh3_128()
+        self._content, self._listed_digest, self._running = content, listed_digest, xxhash.xxh3_128()
 
     @property
     def size(self) -> int:
@@ -39,26 +39,26 @@ class HashingReader:
 
     @property
     def digest(self) -> str:
-        """`file_digest` of the file, once it was read to its end."""
-        return self._known or self._running.hexdigest()
+        """The same as `file_digest` once the file has been read to its end."""
+        return self._listed_digest or self._running.hexdigest()
 
     def read(self, size: int = -1, /) -> bytes:
         content = self._content.read(size)
         self._running.update(content)
         return content
 
-    def read_into(self, room: memoryview) -> int:
-        """Read until the room is full or the file ends; returns the bytes read."""
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill the buffer, unless the file ends first; returns the number of bytes read."""
         filled = 0
-        while filled < len(room) and (count := self._content.readinto(room[filled:])):
+        while filled < len(buffer) and (count := self._content.readinto(buffer[filled:])):
             filled += count
-        self._running.update(room[:filled])
+        self._running.update(buffer[:filled])
         return filled
 
 
-def combine_digests(named: Iterable[tuple[str, str]]) -> str:
-    """One digest, 64 hex digits, over (name, digest) pairs in any order."""
+def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
+    """One digest, 64 hex digits, of (name, digest) pairs; their order does not matter."""
     running = hashlib.sha256()
-    for name, digest in sorted(named):
+    for name, digest in sorted(digests):
         running.update(f"{name}\0{digest}\n".encode())
     return running.hexdigest()

@@ -1,4 +1,4 @@
-"""A store in a bucket of S3, or of a server that speaks it and knows conditional writes (If-None-Match)."""
+"""A store in an S3 bucket. The server must support conditional writes (If-None-Match)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,19 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from spine_etl.errors import StoreError, StoreForbidden, StoreNotFound, StoreUnreachable
-from spine_etl.s3 import open_bucket, tried
+from spine_etl.s3 import open_bucket, with_retries
 
 _Result = TypeVar("_Result")
-_WRITER = "writer"
-"""Name of the metadata that says who made an object (``x-amz-meta-writer``)."""
-
-
-@contextmanager
-def _a_bucket(url: str) -> Iterator[None]:
-    """Within, what is written cannot be missing: a server that says so lacks the bucket."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StoreNotFound(
-            f"there is no bucket for {url}.", action="Make it, or correct --store."
-        ) from error
+_WRITE_ID = "writer"
+"""Object metadata that identifies the call that wrote the object (``x-amz-meta-writer``)."""
 
 
 class S3Location:
-    """Objects below ``s3://bucket/prefix``. What is pickled is the URL: each process has its own client."""
+    """Objects under ``s3://bucket/prefix``. Only the URL is pickled: each process opens its own client."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        _ = self._bucket
+        _ = self._bucket  # report an unusable URL now, not at the first request
 
     def __str__(self) -> str:
         return self.url
@@ -53,13 +42,13 @@ class S3Location:
     def read(self, key: str) -> bytes:
         import obstore
 
-        return self._tried(key, lambda _: bytes(obstore.get(self._bucket, key).bytes()))
+        return self._request(key, lambda _: bytes(obstore.get(self._bucket, key).bytes()))
 
     def exists(self, key: str) -> bool:
         import obstore
 
         try:
-            self._tried(key, lambda _: obstore.head(self._bucket, key))
+            self._request(key, lambda _: obstore.head(self._bucket, key))
         except FileNotFoundError:
             return False
         return True
@@ -67,39 +56,51 @@ class S3Location:
     def write(self, key: str, content: bytes) -> None:
         import obstore
 
-        with _a_bucket(self.url):
-            self._tried(key, lambda _: obstore.put(self._bucket, key, content, use_multipart=False))
+        with self._not_found_means_no_bucket():
+            self._request(key, lambda _: obstore.put(self._bucket, key, content, use_multipart=False))
 
     def create(self, key: str, content: bytes) -> None:
-        """As `Location.create`. An answer that was lost does not make us a stranger to our own object: it
-        bears a name that this call alone knows."""
+        """As `Location.create`.
+
+        If the response to a successful PUT is lost, the retry finds the object in place. The object carries
+        an id that only this call uses, so the retry recognises its own write.
+        """
         import obstore
 
-        name = uuid.uuid4().hex
+        write_id = uuid.uuid4().hex
 
-        def put(past: int) -> None:
+        def put(earlier_tries: int) -> None:
             try:
                 obstore.put(
                     self._bucket, key, content,
-                    mode="create", attributes={_WRITER: name}, use_multipart=False,
+                    mode="create", attributes={_WRITE_ID: write_id}, use_multipart=False,
                 )  # fmt: skip
             except obstore.exceptions.AlreadyExistsError:
-                if not past or self._writer(key) != name:
+                if not earlier_tries or self._write_id(key) != write_id:
                     raise
 
-        with _a_bucket(self.url):
-            self._tried(key, put)
+        with self._not_found_means_no_bucket():
+            self._request(key, put)
 
-    def _writer(self, key: str) -> str | None:
+    def _write_id(self, key: str) -> str | None:
         import obstore
 
-        found: str | None = obstore.get(self._bucket, key).attributes.get(_WRITER)
-        return found
+        write_id: str | None = obstore.get(self._bucket, key).attributes.get(_WRITE_ID)
+        return write_id
 
-    def _tried(self, key: str, operation: Callable[[int], _Result]) -> _Result:
+    def _request(self, key: str, operation: Callable[[int], _Result]) -> _Result:
         try:
-            return tried(operation)
+            return with_retries(operation)
         except PermissionError as error:
             raise StoreForbidden(f"{self.url}/{key}: {error}.") from error
         except ConnectionError as error:
             raise StoreUnreachable(f"{self.url}/{key}: {error}.") from error
+
+    @contextmanager
+    def _not_found_means_no_bucket(self) -> Iterator[None]:
+        """Translate FileNotFoundError of a write: only the bucket can be missing."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            action = "Create the bucket, or correct --store."
+            raise StoreNotFound(f"there is no bucket for {self.url}.", action=action) from error

@@ -1,13 +1,13 @@
-"""Where source files lie: a folder of this machine, a zip archive, or S3. Read in place, nothing unpacked.
+"""Files and folders of a source: on this machine, in a zip archive, or on S3. Nothing is unpacked.
 
-A `File` and a `Folder` are names: they hold no open file and no connection, and travel to a worker in a few
-bytes for each file. Whoever reads them need not know where they lie:
+A `File` and a `Folder` are descriptions without open files or connections, so they can be sent to a worker
+in a few bytes per file. The code that reads them does not depend on where they are:
 
-* ``open`` gives a `Content`, read once from front to back;
-* ``listed_digest`` says what a file holds without reading it, where the source vouches for that;
-* every read is held to what was listed: bytes that are no longer those are `SourceChanged`.
+* ``open`` returns a `Content`, which is read once from front to back;
+* ``listed_digest`` identifies a file's content without reading it, if the source's listing has a digest;
+* each read is checked against the listing: bytes that have changed since raise `SourceChanged`.
 
-A file that cannot be read is the OSError that the system has for it; who reads it says what that means.
+A file that cannot be read raises the system's OSError; the reading code translates it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from spine_etl.errors import SourceChanged, SourceNotFound, SpineError
+from spine_etl.s3 import is_s3
 from spine_etl.source.files.local import LocalFile, LocalFolder
 from spine_etl.source.files.memory import MemoryContent
 
@@ -39,14 +40,14 @@ __all__ = [
 
 
 class Content(Protocol):
-    """The bytes of one file, read from front to back, without a buffer between."""
+    """The bytes of an open file, read from front to back, unbuffered."""
 
     @property
     def size(self) -> int: ...
 
     def read(self, size: int = -1, /) -> bytes: ...
 
-    def readinto(self, room: memoryview, /) -> int: ...
+    def readinto(self, buffer: memoryview, /) -> int: ...
 
     def __enter__(self) -> Self: ...
 
@@ -56,74 +57,74 @@ class Content(Protocol):
 
 
 class File(Protocol):
-    """One file of a source."""
+    """A file of a source."""
 
     @property
     def name(self) -> str:
-        """Without its folder."""
+        """Its name without its folder."""
 
     @property
     def listed_digest(self) -> str | None:
-        """Differs where the content does, known without reading it; None where only reading tells."""
+        """A digest of the content from the source's listing; None if the file must be read to compute one."""
 
     def open(self) -> Content:
-        """The bytes. Raises OSError where they cannot be had, SourceChanged where they are others by now."""
+        """Open the file. Raises OSError if it cannot be read, SourceChanged if it is not the listed one."""
 
     def modified_at(self) -> float | None:
-        """When it last changed, seconds since the epoch; None where the source does not say."""
+        """Time of the last change, in seconds since the epoch; None if the source does not record it."""
 
     def change_token(self) -> object:
-        """Differs after a change; None where `open` itself refuses bytes that changed."""
+        """A value that differs after a change; None if `open` itself detects changes."""
 
 
 class Folder(Protocol):
-    """One folder of a source. What begins with a dot is listed like all else."""
+    """A folder of a source. Hidden files and folders, whose names begin with a dot, are listed too."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def concurrent_reads(self) -> int:
-        """Reads worth having in flight at once because each of them waits, whatever the cores."""
+        """Number of reads to have in flight to hide latency, independent of the number of cores."""
 
     def files(self) -> Sequence[File]:
-        """Its files, in no order. Raises SourceError where it cannot be listed."""
+        """Its files, in any order. Raises SourceError if it cannot be listed."""
 
     def folders(self) -> Sequence[Folder]:
-        """The folders in it, in no order. Raises as `files`."""
+        """Its subfolders, in any order. Raises as `files` does."""
 
     def modified_at(self) -> float | None:
-        """When it or one of its files last changed; None where the source does not say."""
+        """Time of the last change of it or its files; None if the source does not record it."""
 
     def change_token(self) -> object:
-        """Differs after a change in it; None where reading its files refuses bytes that changed."""
+        """A value that differs after a change in it; None if `File.open` detects changes."""
 
 
 FileOrPath: TypeAlias = str | os.PathLike[str] | File
 FolderOrAddress: TypeAlias = str | os.PathLike[str] | Folder
 
 
-def as_file(place: FileOrPath) -> File:
-    """A file of this machine by its path; a `File` is itself."""
-    return LocalFile(os.fspath(place)) if isinstance(place, str | os.PathLike) else place
+def as_file(file: FileOrPath) -> File:
+    """The `LocalFile` of a path; a `File` is returned as it is."""
+    return LocalFile(os.fspath(file)) if isinstance(file, str | os.PathLike) else file
 
 
-def open_source(place: FolderOrAddress) -> Folder:
-    """A folder by its path, an archive by its path that ends in ``.zip``, or ``s3://bucket/prefix``.
+def open_source(source: FolderOrAddress) -> Folder:
+    """Open a folder by its path, an archive by its path with suffix ``.zip``, or ``s3://bucket/prefix``.
 
-    A `Folder` is itself.
+    A `Folder` is returned as it is.
 
     Raises
     ------
     SourceNotFound
-        If the address is none that can be read.
+        If it is a URL of another scheme, or an archive that does not exist.
     ArchiveInvalid
-        If the archive is damaged, or names or hides its members in a way that is not safe to read.
+        If the archive is damaged, or has members whose names are not safe to read.
     """
-    if not isinstance(place, str | os.PathLike):
-        return place
-    address = os.fspath(place)
-    if address.startswith("s3://"):
+    if not isinstance(source, str | os.PathLike):
+        return source
+    address = os.fspath(source)
+    if is_s3(address):
         from spine_etl.source.files.s3 import S3Folder
 
         return S3Folder(address)
@@ -138,22 +139,22 @@ def open_source(place: FolderOrAddress) -> Folder:
 
 
 @contextmanager
-def unchanged_while_reading(place: File | Folder) -> Iterator[None]:
-    """Refuse what is read meanwhile if the file, or the folder with its files, changes.
+def unchanged_while_reading(source: File | Folder) -> Iterator[None]:
+    """Raise SourceChanged if the file, or the folder with its files, changes within the block.
 
-    A refusal for another reason stands only if nothing changed: half a file is no damage.
+    Another SpineError passes through only if nothing changed: a half-copied file is not a damaged file.
 
     Raises
     ------
     SourceChanged
-        If names, sizes or dates differ at the end from what they were at the beginning.
+        If names, sizes or dates at the end differ from those at the beginning.
     """
-    before = place.change_token()
+    before = source.change_token()
     try:
         yield
     except SpineError as error:
-        if place.change_token() == before:
+        if source.change_token() == before:
             raise
-        raise SourceChanged(f"{place.name} changed while it was read.") from error
-    if place.change_token() != before:
-        raise SourceChanged(f"{place.name} changed while it was read.")
+        raise SourceChanged(f"{source.name} changed while it was read.") from error
+    if source.change_token() != before:
+        raise SourceChanged(f"{source.name} changed while it was read.")

@@ -1,23 +1,20 @@
-"""Files of this machine, or of a share that it has mounted."""
+"""Files and folders of this machine or of a mounted share."""
 
 from __future__ import annotations
 
 import io
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spine_etl.errors import SourceNotFound
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file by its path, kept as text: a series has hundreds of them, and `Path` takes its time."""
+    """A file by its path. The path is text because a series has hundreds of files and `Path` is slow."""
 
     address: str
     listed_digest = None
@@ -34,14 +31,14 @@ class LocalFile:
         return LocalContent(self.address)
 
     def modified_at(self) -> float | None:
-        return _newest([self.path.stat()])
+        return _newest_change([self.path.stat()])
 
     def change_token(self) -> object:
         return _change_token(self.path)
 
 
 class LocalContent(io.FileIO):
-    """An open file, without a buffer."""
+    """An open file, unbuffered."""
 
     @property
     def size(self) -> int:
@@ -67,46 +64,46 @@ class LocalFolder:
 
     def modified_at(self) -> float | None:
         try:
-            return _newest([self.path.stat(), *(entry.stat() for entry in self._entries())])
-        except FileNotFoundError:  # one went away this very moment
+            return _newest_change([self.path.stat(), *(entry.stat() for entry in self._entries())])
+        except FileNotFoundError:  # a file was deleted just now
             return time.time()
 
     def change_token(self) -> object:
-        return {
-            entry.name: _change_token(entry) for entry in self._entries() if not entry.name.startswith(".")
-        }
+        visible = (entry for entry in self._entries() if not entry.name.startswith("."))
+        return {entry.name: _change_token(entry) for entry in visible}
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(self.path) as entries:
                 return list(entries)
         except OSError as error:
-            raise SourceNotFound(f"{self.path.name} is no folder that can be read.") from error
+            raise SourceNotFound(f"{self.path.name} is not a readable folder.") from error
 
 
 def _printable(name: str) -> str:
-    """The name as text that can be written down; bytes that are no UTF-8 stand as ``\\xNN``."""
+    """The name as valid text; bytes that are not UTF-8 become ``\\xNN``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    # A link that leads nowhere is a lost file: opening it says so.
+    # A broken link counts as a file: opening it then reports the missing file.
     return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
-def _change_token(place: Path | os.DirEntry[str]) -> tuple[int, int, int] | None:
-    """Which file it is, its size, and when it was written; None where it cannot be seen."""
+def _change_token(path: Path | os.DirEntry[str]) -> tuple[int, int, int] | None:
+    """Inode, size and modification time; None if they cannot be read."""
     try:
-        seen = place.stat()
+        status = path.stat()
     except OSError:
         return None
-    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _newest(seen: Iterable[os.stat_result]) -> float:
-    """The newest change. Copying may keep the date of the content (mtime), never that of the file (ctime).
+def _newest_change(statuses: Iterable[os.stat_result]) -> float:
+    """Time of the newest change.
 
-    A date of the content that lies in the future says nothing of when it was copied.
+    Copying can preserve the content's date (mtime), but never the file's own (ctime). An mtime in the future
+    carries no information about when the file was copied, so ctime is used instead.
     """
     now = time.time()
-    return max(s.st_mtime if s.st_ctime < s.st_mtime <= now else s.st_ctime for s in seen)
+    return max(s.st_mtime if s.st_ctime < s.st_mtime <= now else s.st_ctime for s in statuses)

@@ -1,4 +1,4 @@
-"""Content that is in memory already."""
+"""File content that is already in memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 
 class MemoryContent(io.BytesIO):
-    """Bytes as a file."""
+    """Bytes with the interface of an open source file."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)

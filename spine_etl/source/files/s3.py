@@ -1,8 +1,9 @@
-"""Objects on S3. A key's prefix up to a slash is a folder.
+"""Objects on S3 as files. A key's prefix up to a slash is a folder.
 
-A listing names each object's ETag; a read asks for the object with that ETag and no other, so that nothing
-has to be read twice to know that it is what was listed. A folder is listed when it is asked for, by who works
-on it: planning 2,019 studies takes a request a study, side by side, and no list of 711,601 objects is kept.
+A listing gives each object's ETag, and a read requests the object with that ETag only (If-Match), so one read
+both fetches an object and proves that it is the listed one. A folder is listed by the worker that needs it:
+planning 2,019 studies takes one request per study, several at once, and no list of all 711,601 objects is
+kept.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from spine_etl.errors import SourceChanged, SourceNotFound, SourceUnreachable
-from spine_etl.s3 import open_bucket, tried
+from spine_etl.s3 import open_bucket, with_retries
 from spine_etl.source.files.memory import MemoryContent
 
 _Result = TypeVar("_Result")
@@ -22,7 +23,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class S3File:
-    """An object as it was listed: ``key`` below ``root``, an ``s3://bucket/prefix``."""
+    """An object as it was listed; ``key`` is relative to ``root``, an ``s3://bucket/prefix``."""
 
     root: str
     key: str
@@ -39,39 +40,39 @@ class S3File:
         return f"etag:{self.etag}:{self.size}"
 
     def open(self) -> MemoryContent:
-        """The whole object.
+        """Fetch the whole object.
 
         Raises
         ------
         SourceChanged
-            If it is gone, or another one has its key.
+            If the object was deleted or replaced since it was listed.
         SourceUnreachable
-            If the server refuses it, or does not answer.
+            If the server refuses the request or does not answer.
         """
         from obstore.exceptions import PreconditionError
 
         try:
-            content, etag = _asked(self.root, self.name, lambda client: _get(client, self.key, self.etag))
+            content, etag = _request(self.root, self.name, lambda client: _get(client, self.key, self.etag))
         except (FileNotFoundError, PreconditionError) as error:
             raise SourceChanged(f"{self.name} changed on S3 since it was listed.") from error
-        if etag != self.etag or len(content) != self.size:  # a server that does not know If-Match
+        if etag != self.etag or len(content) != self.size:  # the server ignores If-Match
             raise SourceChanged(f"{self.name} changed on S3 since it was listed.")
         return MemoryContent(content)
 
     def modified_at(self) -> float:
         return self.modified
 
-    def change_token(self) -> object:
+    def change_token(self) -> None:
         return None
 
 
 @dataclass(frozen=True)
 class S3Folder:
-    """What lies below ``path`` of ``root``, an ``s3://bucket/prefix``."""
+    """The objects under ``path``, which is relative to ``root``, an ``s3://bucket/prefix``."""
 
     root: str
     path: str = ""
-    concurrent_reads = 16  # a request waits some 20 to 100 ms for its first byte
+    concurrent_reads = 16  # the first byte of a response takes 20 to 100 ms
 
     @property
     def name(self) -> str:
@@ -80,48 +81,48 @@ class S3Folder:
     def files(self) -> list[S3File]:
         return [
             S3File(self.root, meta["path"], meta["size"], _etag(meta), meta["last_modified"].timestamp())
-            for meta in self._listing()["objects"]
-            # Some tools mark a folder by an empty object with its name.
+            for meta in self._list()["objects"]
+            # Some tools create an empty object with the folder's own name as a marker.
             if meta["path"] != self.path
         ]
 
     def folders(self) -> list[S3Folder]:
-        return [S3Folder(self.root, path) for path in self._listing()["common_prefixes"]]
+        return [S3Folder(self.root, path) for path in self._list()["common_prefixes"]]
 
     def modified_at(self) -> float | None:
         return max((file.modified for file in self.files()), default=None)
 
-    def change_token(self) -> object:
+    def change_token(self) -> None:
         return None
 
-    def _listing(self) -> Any:
-        return _asked(self.root, self.name, lambda client: client.list_with_delimiter(self.path or None))
+    def _list(self) -> Any:
+        return _request(self.root, self.name, lambda client: client.list_with_delimiter(self.path or None))
 
 
 def _etag(meta: Any) -> str:
     if not meta["e_tag"]:
-        raise SourceUnreachable(f"{meta['path']} has no ETag on that server, so no change would be noticed.")
+        raise SourceUnreachable(f"the server gives no ETag for {meta['path']}; changes could go unnoticed.")
     return str(meta["e_tag"])
 
 
 def _get(client: Any, key: str, etag: str) -> tuple[bytes, str]:
-    found = client.get(key, options={"if_match": etag})
-    return found.bytes().to_bytes(), found.meta["e_tag"]
+    response = client.get(key, options={"if_match": etag})
+    return response.bytes().to_bytes(), response.meta["e_tag"]
 
 
-def _asked(root: str, name: str, request: Callable[[Any], _Result]) -> _Result:
-    """The answer to a request, tried again where that can help. Raises SourceUnreachable."""
-    settings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+def _request(root: str, name: str, operation: Callable[[Any], _Result]) -> _Result:
+    """The result of ``operation(client)``, with retries. Raises SourceUnreachable."""
+    settings = {variable: value for variable, value in os.environ.items() if variable.startswith("AWS_")}
     client = _client(root, tuple(sorted(settings.items())))
     try:
-        return tried(lambda past: request(client))
+        return with_retries(lambda _: operation(client))
     except (PermissionError, ConnectionError) as error:
-        raise SourceUnreachable(f"{name} cannot be had from S3: {error}.") from error
+        raise SourceUnreachable(f"{name} cannot be read from S3: {error}.") from error
 
 
 @lru_cache(maxsize=8)
 def _client(root: str, settings: tuple[tuple[str, str], ...]) -> Any:
-    """One client for all requests of this process under those settings: it keeps its connections."""
+    """This process's client for the bucket under these settings; sharing it keeps its connections open."""
     try:
         return open_bucket(root)
     except ValueError as error:

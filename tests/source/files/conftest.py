@@ -1,4 +1,4 @@
-"""One synthetic source, laid down in each of the places that a source may lie in."""
+"""A synthetic source, and the same source as a zip archive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pack(phantom: Path, tmp_path: Path) -> Pack:
-    """Writes the source as an archive, by the standard library; ``change`` may alter its directory."""
+    """Writes the source as an archive with the standard library; ``change`` can alter its directory."""
 
     def packed(
         method: int = zipfile.ZIP_STORED,

@@ -1,4 +1,4 @@
-"""Files of this machine that change while they are read, and when they last did."""
+"""Local files that change while they are read, and their modification times."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ RECIPE = load_recipe("quick")
 
 
 @dataclass(frozen=True)
-class Busy(LocalFolder):
-    """A folder that somebody writes to, right after it was listed."""
+class ChangingFolder(LocalFolder):
+    """A folder that changes right after it is listed."""
 
-    meddle: Callable[[Path], object] = lambda path: None
+    change: Callable[[Path], object] = lambda path: None
 
     def files(self) -> list[LocalFile]:
-        found = super().files()
-        self.meddle(self.path)
-        return found
+        files = super().files()
+        self.change(self.path)
+        return files
 
 
 @dataclass(frozen=True)
-class BusyFile(LocalFile):
-    """A file that somebody writes to, right after it was opened."""
+class ChangingFile(LocalFile):
+    """A file that changes right after it is opened."""
 
-    meddle: Callable[[Path], object] = lambda path: None
+    change: Callable[[Path], object] = lambda path: None
 
     def open(self):
         content = super().open()
-        self.meddle(self.path)
+        self.change(self.path)
         return content
 
 
@@ -53,22 +53,22 @@ def study(phantom: Path, tmp_path: Path) -> Study:
     return next(s for s in discover_studies(tmp_path / "source", list(RECIPE.levels)) if s.mask)
 
 
-def a_slice(folder: Path) -> Path:
+def slice_path(folder: Path) -> Path:
     return sorted(folder.glob("*.dcm"))[7]
 
 
 def rewrite(folder: Path) -> None:
-    """The same size, other voxels, and the date put back to the next nanosecond."""
-    path = a_slice(folder)
-    seen, content = path.stat(), bytearray(path.read_bytes())
+    """Change a voxel; the size stays, and the modification time advances by one nanosecond only."""
+    path = slice_path(folder)
+    status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
 
 
 def replace(folder: Path) -> None:
-    """Another file of the same size and date under its name, as rsync puts it there."""
-    path = a_slice(folder)
+    """Rename another file of the same size and date over a slice, as rsync does."""
+    path = slice_path(folder)
     shutil.copy2(path, path.with_name(".coming"))
     path.with_name(".coming").rename(path)
 
@@ -76,72 +76,72 @@ def replace(folder: Path) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewritten": rewrite,
     "replaced": replace,
-    "grown": lambda folder: a_slice(folder).open("ab").write(b"\0"),
-    "shrunk": lambda folder: os.truncate(a_slice(folder), 3000),
-    "added": lambda folder: shutil.copy(a_slice(folder), folder / "new.dcm"),
-    "gone": lambda folder: a_slice(folder).unlink(),
-    "all gone": shutil.rmtree,
+    "grown": lambda folder: slice_path(folder).open("ab").write(b"\0"),
+    "shrunk": lambda folder: os.truncate(slice_path(folder), 3000),
+    "added": lambda folder: shutil.copy(slice_path(folder), folder / "new.dcm"),
+    "deleted": lambda folder: slice_path(folder).unlink(),
+    "folder deleted": shutil.rmtree,
 }
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_series_that_changes_is_no_mixture(study: Study, change: Callable[[Path], object]) -> None:
+def test_series_that_changes_while_read_is_refused(study: Study, change: Callable[[Path], object]) -> None:
     with pytest.raises((SourceChanged, SourceNotFound)):
-        read_series(Busy(study.folder.path, meddle=change))
+        read_series(ChangingFolder(study.folder.path, change=change))
 
 
-def test_what_does_not_matter_changes_nothing(study: Study) -> None:
+def test_new_hidden_file_is_not_a_change(study: Study) -> None:
     expected = read_series(study.folder).source_digest
-    quiet = Busy(study.folder.path, meddle=lambda folder: (folder / ".coming").write_bytes(b"part"))
+    quiet = ChangingFolder(study.folder.path, change=lambda folder: (folder / ".coming").write_bytes(b"part"))
     assert read_series(quiet).source_digest == expected
 
 
-def test_a_slice_that_was_damaged_all_along_is_called_so(study: Study) -> None:
-    os.truncate(a_slice(study.folder.path), 3000)
+def test_damaged_slice_that_does_not_change_is_reported_as_damaged(study: Study) -> None:
+    os.truncate(slice_path(study.folder.path), 3000)
     with pytest.raises(DicomUnreadable):
         read_series(study.folder)
 
 
-def test_a_changing_study_is_tried_again(study: Study, tmp_path: Path) -> None:
-    busy = Study(study.uid, Busy(study.folder.path, meddle=rewrite), study.mask)
-    record = process_study(busy, StoreWriter(tmp_path / "store", RECIPE))
+def test_refusal_of_a_changing_study_is_transient(study: Study, tmp_path: Path) -> None:
+    changing = Study(study.uid, ChangingFolder(study.folder.path, change=rewrite), study.mask)
+    record = process_study(changing, StoreWriter(tmp_path / "store", RECIPE))
     assert record.refusal is not None
     assert (record.refusal.code, record.refusal.transient) == ("SOURCE_CHANGED", True)
 
 
-def test_a_segmentation_that_changes(study: Study) -> None:
+def test_segmentation_that_changes_while_read_is_refused(study: Study) -> None:
     assert study.mask
     path = study.mask.path
 
-    def cut(path: Path) -> None:
+    def truncate(path: Path) -> None:
         os.truncate(path, path.stat().st_size - 100)
 
     with pytest.raises(SourceChanged):
-        read_label_map(BusyFile(str(path), meddle=cut))
+        read_label_map(ChangingFile(str(path), change=truncate))
     with pytest.raises(MaskUnreadable):
         read_label_map(path)
 
 
-def test_a_date_that_was_kept_hides_no_copy(study: Study) -> None:
-    began = time.time() - 1  # file systems' clocks tick coarsely
+def test_copy_with_preserved_dates_counts_as_modified_when_copied(study: Study) -> None:
+    start = time.time() - 1  # the clock of a file system is coarse
     for path in [study.folder.path, *study.folder.path.iterdir()]:
         os.utime(path, (0, 0))
-    assert began < study.folder.modified_at() <= time.time()
-    assert began < LocalFile(str(a_slice(study.folder.path))).modified_at() <= time.time()
+    assert start < study.folder.modified_at() <= time.time()
+    assert start < LocalFile(str(slice_path(study.folder.path))).modified_at() <= time.time()
 
 
-def test_a_date_that_is_yet_to_come_says_nothing(study: Study) -> None:
-    os.utime(a_slice(study.folder.path), (2e9 * 2, 2e9 * 2))
+def test_modification_time_in_the_future_is_ignored(study: Study) -> None:
+    os.utime(slice_path(study.folder.path), (2e9 * 2, 2e9 * 2))
     assert study.folder.modified_at() <= time.time()
 
 
-def test_the_newest_change_is_that_of_any_file(study: Study) -> None:
+def test_modification_time_of_a_folder_is_its_newest_change(study: Study) -> None:
     before = study.folder.modified_at()
     time.sleep(0.05)
-    (study.folder.path / ".1.dcm.Xy3").write_bytes(b"on its way")
+    (study.folder.path / ".1.dcm.Xy3").write_bytes(b"partial")
     assert study.folder.modified_at() > before
     before = study.folder.modified_at()
     time.sleep(0.05)
-    a_slice(study.folder.path).unlink()
+    slice_path(study.folder.path).unlink()
     assert study.folder.modified_at() > before

@@ -1,4 +1,4 @@
-"""Sources on S3: how many requests they take, and what is read is what was listed."""
+"""Sources on S3: the number of requests, and reads of objects that changed since they were listed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DATE = "2026-01-02T03:04:05.000Z"
 
 
 class Server(ThreadingHTTPServer):
-    """Speaks as much S3 as a source needs (ListObjectsV2, GetObject), and knows nothing of If-Match."""
+    """Implements the S3 requests of a source (ListObjectsV2, GetObject), but ignores If-Match."""
 
     daemon_threads = True
 
@@ -38,10 +38,10 @@ class Server(ThreadingHTTPServer):
         }
         self.status = {"list": 200, "get": 200}
         self.etags = dict.fromkeys(self.objects, "first")
-        self.seen: list[str] = []
+        self.requests: list[str] = []
         self.conditions: list[str | None] = []
-        self.waiting, self.most = threading.Semaphore(0), 0
-        self.lock, self.inside = threading.Lock(), 0
+        self.lock, self.pause = threading.Lock(), threading.Event()
+        self.concurrent, self.most_concurrent = 0, 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -52,21 +52,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        asked, key = parse_qs(parts.query), unquote(parts.path).removeprefix("/bucket").strip("/")
-        kind = "list" if "list-type" in asked else "get"
+        query, key = parse_qs(parts.query), unquote(parts.path).removeprefix("/bucket").strip("/")
+        kind = "list" if "list-type" in query else "get"
         with self.server.lock:
-            self.server.seen.append(kind)
+            self.server.requests.append(kind)
             self.server.conditions.append(self.headers["If-Match"])
-            self.server.inside += 1
-            self.server.most = max(self.server.most, self.server.inside)
+            self.server.concurrent += 1
+            self.server.most_concurrent = max(self.server.most_concurrent, self.server.concurrent)
         status, content = self.server.status[kind], b""
         if status == 200 and kind == "list":
-            content = self._listing(asked.get("prefix", [""])[0])
+            content = self._listing(query.get("prefix", [""])[0])
         elif status == 200:
             status, content = (200, self.server.objects[key]) if key in self.server.objects else (404, b"")
-        self.server.waiting.acquire(timeout=0.05)  # so that requests that may overlap do
+        self.server.pause.wait(timeout=0.05)  # so that concurrent requests overlap
         with self.server.lock:
-            self.server.inside -= 1
+            self.server.concurrent -= 1
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")
@@ -111,48 +111,47 @@ def server(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def study(server: Server) -> Study:
-    found = next(study for study in discover_studies("s3://bucket", LEVELS) if study.mask)
-    server.seen.clear()
-    return found
+    study = next(study for study in discover_studies("s3://bucket", LEVELS) if study.mask)
+    server.requests.clear()
+    return study
 
 
-def test_what_is_known_is_not_read(server: Server, study: Study) -> None:
-    """A comparison is one listing a study, and no object."""
+def test_source_digest_takes_one_listing_and_reads_no_object(server: Server, study: Study) -> None:
     source_digest(study)
-    assert server.seen == ["list"]
+    assert server.requests == ["list"]
 
 
-def test_another_etag_is_another_source(server: Server, study: Study) -> None:
+def test_source_digest_changes_with_an_etag(server: Server, study: Study) -> None:
     before = source_digest(study)
     assert source_digest(study) == before
     server.etags[f"train_images/{study.uid}/1.dcm"] = "second"
     assert source_digest(study) != before
 
 
-def test_each_object_is_read_once_and_sixteen_at_a_time(server: Server, study: Study, phantom: Path) -> None:
+def test_objects_are_read_once_up_to_sixteen_at_a_time(server: Server, study: Study, phantom: Path) -> None:
     volume = read_series(study.folder, threads=1)
     expected = read_series(phantom / "train_images" / study.uid).voxels
     np.testing.assert_array_equal(volume.voxels, expected)
-    assert server.seen == ["list"] + ["get"] * len(expected)
+    assert server.requests == ["list"] + ["get"] * len(expected)
     assert server.conditions[-len(expected) :] == ['"first"'] * len(expected)
-    assert 10 <= server.most <= 16
+    assert 10 <= server.most_concurrent <= 16
 
 
-def test_a_folder_that_is_marked_by_an_object_is_no_file(server: Server, study: Study) -> None:
+def test_folder_marker_objects_are_ignored(server: Server, study: Study) -> None:
     before = source_digest(study)
     for key in (f"train_images/{study.uid}/", "train_images/"):
-        server.objects[key], server.etags[key] = b"", "mark"
+        server.objects[key], server.etags[key] = b"", "marker"
     assert source_digest(study) == before
     assert study.uid in [found.uid for found in discover_studies("s3://bucket", LEVELS)]
 
 
-def test_the_date_is_that_of_the_newest_object(study: Study) -> None:
+def test_modification_time_is_that_of_the_newest_object(study: Study) -> None:
     expected = 1767323045.0  # date -d 2026-01-02T03:04:05Z +%s
     assert study.folder.modified_at() == expected
     assert study.mask.modified_at() == expected
 
 
-def test_a_server_that_ignores_if_match_is_found_out(server: Server, study: Study, tmp_path: Path) -> None:
+def test_changed_object_is_detected_without_if_match(server: Server, study: Study, tmp_path: Path) -> None:
     assert study.mask
     key = f"segmentations/{study.mask.name}"
     server.etags[key] = "second"
@@ -166,20 +165,20 @@ def test_a_server_that_ignores_if_match_is_found_out(server: Server, study: Stud
     with pytest.raises(SourceChanged):
         study.mask.open()
     del server.objects[key]
-    server.seen.clear()
+    server.requests.clear()
     with pytest.raises(SourceChanged):
         study.mask.open()
-    assert server.seen == ["get"]
+    assert server.requests == ["get"]
 
 
 @pytest.mark.parametrize(("status", "tries"), [(500, 10), (503, 10), (403, 1), (400, 1)])
-def test_what_s3_does_not_give_is_a_typed_refusal(
+def test_failed_request_is_a_source_error(
     server: Server, study: Study, tmp_path: Path, status: int, tries: int
 ) -> None:
     server.status["get"] = status
     with pytest.raises(SourceUnreachable, match=study.mask.name):
         study.mask.open()
-    assert server.seen == ["get"] * tries
+    assert server.requests == ["get"] * tries
     record = process_study(study, StoreWriter(tmp_path, RECIPE))
     assert record.refusal is not None
     assert (record.refusal.code, record.refusal.transient) == ("SOURCE_UNREACHABLE", True)
@@ -188,14 +187,14 @@ def test_what_s3_does_not_give_is_a_typed_refusal(
         discover_studies("s3://bucket", LEVELS)
 
 
-def test_without_etags_nothing_is_read(server: Server, study: Study) -> None:
+def test_listing_without_etags_is_refused(server: Server, study: Study) -> None:
     server.etags[f"train_images/{study.uid}/1.dcm"] = ""
     with pytest.raises(SourceUnreachable, match="no ETag"):
         read_series(study.folder)
 
 
 @pytest.mark.integration
-def test_a_real_server_holds_reads_to_what_was_listed(s3_bucket: str, phantom: Path) -> None:
+def test_changed_object_is_detected_on_a_real_server(s3_bucket: str, phantom: Path) -> None:
     client = open_bucket(s3_bucket)
     folder = sorted((phantom / "train_images").iterdir())[0]
     for path in folder.iterdir():
@@ -213,10 +212,10 @@ def test_a_real_server_holds_reads_to_what_was_listed(s3_bucket: str, phantom: P
 
 
 @pytest.mark.integration
-def test_places_on_a_real_server(s3_bucket: str, s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_bucket(s3_bucket).put("train_images/README", b"no folder")
-    open_bucket(s3_bucket).put("empty/LICENSE", b"no slice")
-    with pytest.raises(SourceNotFound, match="holds no studies"):
+def test_invalid_sources_on_a_real_server(s3_bucket: str, s3_server, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_bucket(s3_bucket).put("train_images/README", b"not a folder")
+    open_bucket(s3_bucket).put("empty/LICENSE", b"not a slice")
+    with pytest.raises(SourceNotFound, match="contains no studies"):
         discover_studies(s3_bucket, LEVELS)
     with pytest.raises(SourceNotFound, match="train_images"):
         discover_studies(f"{s3_bucket}/nothing", LEVELS)
