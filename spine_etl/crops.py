@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskOutsideVolume
 from spine_etl.geometry import FloatArray, Grid
+from spine_etl.jit import compiled
 from spine_etl.recipe import Recipe
 from spine_etl.volume import FractureBox, LabelMap, Volume
-
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-
-
-def _compiled(kernel: _Kernel) -> _Kernel:
-    return cast(_Kernel, njit(nogil=True, cache=True, error_model="numpy")(kernel))
-
 
 _FOUND: WeakKeyDictionary[LabelMap, Mapping[int, LevelBox]] = WeakKeyDictionary()
 
@@ -283,7 +275,7 @@ def _beyond(index: FloatArray, grid: Grid) -> bool:
     return bool(((index.max(axis=0) <= -0.5) | (index.min(axis=0) >= np.array(grid.shape) - 0.5)).any())
 
 
-@_compiled
+@compiled
 def _measure(
     labels: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray]:

@@ -12,8 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGES = {"dicom", "nifti", "resample", "crops"}
-FOUNDATIONS = {"errors", "geometry", "volume", "settings", "atomic", "windows", "recipe", "source", "s3"}
-STORE_NEEDS = FOUNDATIONS - {"source"}
+FOUNDATIONS = {
+    "errors", "geometry", "volume", "settings", "atomic", "windows", "recipe", "source", "s3", "jit",
+}  # fmt: skip
+STORE_NEEDS = FOUNDATIONS - {"source", "jit"}
 
 
 def imports(path: Path) -> Iterator[str]:

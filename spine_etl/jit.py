@@ -1,0 +1,22 @@
+"""`compiled`: how every numba kernel of the package is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+
+
+def compiled(kernel: _Kernel) -> _Kernel:
+    """Compile a kernel with numba on its first call, and cache the machine code on disk.
+
+    Kernels release the GIL, so threads can work on one volume; they never use numba's own threads, because
+    the workers of a build share the cores.
+
+    A kernel takes its constants as arguments and calls only kernels of its own file: numba's cache depends on
+    that file alone, so a changed value from another module would leave the old machine code in use.
+    """
+    return cast(_Kernel, njit(nogil=True, cache=True, error_model="numpy")(kernel))
