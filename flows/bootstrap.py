@@ -107,7 +107,7 @@ def bootstrap(
 
 
 def _is_trained(localizer: str, folds: int) -> bool:
-    from model.localizer.localizer import is_finished
+    from model.localizer.folds import is_finished
 
     return all(is_finished(Path(localizer) / f"fold{fold}") for fold in range(folds))
 

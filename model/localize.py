@@ -23,7 +23,7 @@ def train(options: TrainLocalizerOptions) -> None:
 
 def apply(options: ApplyLocalizerOptions) -> None:
     """Localize, or score, as the options say. Raises SpineError."""
-    from model.localizer.table import apply_localizer
+    from model.localizer.apply import apply_localizer
 
     apply_localizer(options)
 

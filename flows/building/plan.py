@@ -47,10 +47,10 @@ def load_localizer(folder: str | None, recipe: Recipe) -> Localizer | None:
     """
     if folder is None:
         return None
-    from model.localizer.localizer import loaded
+    from model.localizer.localizer import cached_localizer
 
-    localizer = loaded(folder)
-    localizer.check(recipe)
+    localizer = cached_localizer(folder)
+    localizer.check_recipe(recipe)
     return localizer
 
 

@@ -1,4 +1,4 @@
-"""How well a localizer does on studies whose segmentation it never saw."""
+"""Scores of a localizer on studies whose segmentation it was not trained on."""
 
 from __future__ import annotations
 
@@ -9,60 +9,70 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.localizer.localizer import Localizer, mended
+from model.localizer.localizer import Localizer, relabel_prediction
 from model.localizer.network import class_of_label
 from spine_etl.localization import LEAST_CONFIDENCE
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 
 IDENTIFIED_MM = 20.0
-"""A level is identified where its centre is nearer than this to its own true centre, and no other level's
-true centre is nearer still (Glocker et al. 2012, MICCAI)."""
+"""A level is identified if its predicted centre is at most this far from its own true centre, and no other
+level's true centre is nearer (Glocker et al. 2012, MICCAI)."""
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class StudyScore:
-    """One study: true and found centres in mm of the overview's own axes (level, 3), NaN where there is none.
+    """The score of one study.
 
-    ``dice`` (level,) is NaN where neither shows the level. ``confidence`` (level,). ``classes``
-    (z, y, x) is what was found.
+    Parameters
+    ----------
+    true_centres, predicted_centres
+        float64 (level, 3): mm along the overview's own axes (z, y, x); NaN where a level is absent.
+    dice
+        float64 (level,): NaN where a level is absent from both segmentation and prediction.
+    confidence
+        float64 (level,).
+    classes
+        (z, y, x): the predicted classes.
     """
 
-    truth: FloatArray
-    found: FloatArray
+    true_centres: FloatArray
+    predicted_centres: FloatArray
     dice: FloatArray
     confidence: FloatArray
     classes: npt.NDArray[np.integer[Any]]
 
 
-def centres(classes: npt.NDArray[np.integer[Any]], levels: int, spacing_mm: float) -> FloatArray:
-    """(level, 3): mean voxel centre of each level 1 to K in (z, y, x) classes, in mm; NaN without one."""
-    result = np.full((levels, 3), np.nan)
-    for level in range(levels):
+def centres(classes: npt.NDArray[np.integer[Any]], level_count: int, spacing_mm: float) -> FloatArray:
+    """(level, 3): mean voxel index (z, y, x) of each class 1 to K, times ``spacing_mm``; NaN if absent."""
+    result = np.full((level_count, 3), np.nan)
+    for level in range(level_count):
         voxels = np.argwhere(classes == level + 1)
         if len(voxels):
             result[level] = voxels.mean(axis=0) * spacing_mm
     return result
 
 
-def dice(truth: npt.NDArray[np.integer[Any]], found: npt.NDArray[np.integer[Any]], levels: int) -> FloatArray:
-    """(level,) Dice (1945) of each level 1 to K; NaN where neither holds it."""
-    result = np.full(levels, np.nan)
-    for level in range(levels):
-        a, b = truth == level + 1, found == level + 1
-        whole = int(a.sum()) + int(b.sum())
-        if whole:
-            result[level] = 2 * int((a & b).sum()) / whole
+def dice(
+    truth: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]], level_count: int
+) -> FloatArray:
+    """(level,): the coefficient of Dice (1945) of each class 1 to K; NaN if absent from both volumes."""
+    result = np.full(level_count, np.nan)
+    for level in range(level_count):
+        a, b = truth == level + 1, predicted == level + 1
+        total = int(a.sum()) + int(b.sum())
+        if total:
+            result[level] = 2 * int((a & b).sum()) / total
     return result
 
 
-def identified(truth: FloatArray, found: FloatArray) -> npt.NDArray[np.bool_]:
-    """(level,) whether each true level was found where it is: see `IDENTIFIED_MM`."""
-    apart = np.linalg.norm(found[:, None] - truth[None], axis=-1)
-    own = np.diagonal(apart)
-    nearest = np.where(np.isnan(apart), np.inf, apart).min(axis=1)
+def identified(true_centres: FloatArray, predicted_centres: FloatArray) -> npt.NDArray[np.bool_]:
+    """(level,): whether each true level is identified, as defined at `IDENTIFIED_MM`."""
+    distance = np.linalg.norm(predicted_centres[:, None] - true_centres[None], axis=-1)
+    own = np.diagonal(distance)
+    nearest = np.where(np.isnan(distance), np.inf, distance).min(axis=1)
     result: npt.NDArray[np.bool_] = (own <= IDENTIFIED_MM) & (own <= nearest)
     return result
 
@@ -70,7 +80,7 @@ def identified(truth: FloatArray, found: FloatArray) -> npt.NDArray[np.bool_]:
 def score_studies(
     localizer: Localizer, store: Store, studies: npt.NDArray[np.int64]
 ) -> Iterator[tuple[StudyScore, StudyScore]]:
-    """Each study by the network that held its fold out, with and without the hidden Markov model."""
+    """`score_volume` of each study, by the network that was trained without its fold."""
     classes = class_of_label(store.recipe)
     for study in studies.tolist():
         image = store.read("overview/image", study)
@@ -86,79 +96,99 @@ def score_volume(
     *,
     fold: int,
 ) -> tuple[StudyScore, StudyScore]:
-    """An overview (z, y, x) HU against its true classes, with the hidden Markov model and without it.
+    """Score the prediction for one overview, with and without the hidden Markov model.
 
-    Without it, a voxel has the network's own most probable class and every level it names is believed.
+    With it, levels below `LEAST_CONFIDENCE` count as absent. Without it, each voxel has the network's most
+    probable class, and every level has confidence 1.
+
+    Parameters
+    ----------
+    image
+        int16 HU (z, y, x).
+    truth
+        The true classes, (z, y, x).
+    fold
+        The fold of the study: selects the network that was trained without it.
+
+    Raises
+    ------
+    CheckpointInvalid
+        If no network held out that fold, or the recipe differs from that of the training.
     """
-    levels, spacing = len(recipe.levels), recipe.overview.spacing_mm
-    member = localizer.of_fold(fold)
-    probabilities = localizer.probabilities(image, recipe, [member])
-    ordered = mended(probabilities, recipe, member.order)
-    sure = np.concatenate([[False], ordered.confidence >= LEAST_CONFIDENCE, [False]])
-    answers = (
-        (np.where(sure[ordered.labels], ordered.labels, 0), ordered.confidence),
-        (probabilities.argmax(axis=0), np.ones(levels)),
+    level_count, spacing_mm = len(recipe.levels), recipe.overview.spacing_mm
+    network = localizer.trained_without(fold)
+    probabilities = localizer.mean_probabilities(image, recipe, [network])
+    relabelled = relabel_prediction(probabilities, recipe, network.order)
+    confident = np.concatenate([[False], relabelled.confidence >= LEAST_CONFIDENCE, [False]])
+    predictions = (
+        (np.where(confident[relabelled.labels], relabelled.labels, 0), relabelled.confidence),
+        (probabilities.argmax(axis=0), np.ones(level_count)),
     )
-    true_centres = centres(truth, levels, spacing)
-    with_hmm, without = (
+    true_centres = centres(truth, level_count, spacing_mm)
+    with_hmm, without_hmm = (
         StudyScore(
-            truth=true_centres,
-            found=centres(labels, levels, spacing),
-            dice=dice(truth, labels, levels),
+            true_centres=true_centres,
+            predicted_centres=centres(labels, level_count, spacing_mm),
+            dice=dice(truth, labels, level_count),
             confidence=confidence,
             classes=labels,
         )
-        for labels, confidence in answers
+        for labels, confidence in predictions
     )
-    return with_hmm, without
+    return with_hmm, without_hmm
 
 
 def crop_distances(store: Store, study: int, classes: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
-    """Millimetres from the middle of each level's bounding box, where it would be cut, to its own crop."""
+    """For each level in ``classes``, the distance in mm from where it would be cropped to its stored crop.
+
+    Both are centres: that of the level's bounding box in ``classes`` (z, y, x), an overview's, and that of
+    the crop's grid.
+    """
     overview = store.overview_grid(study)
-    apart = {}
+    distances = {}
     for index, level in enumerate(store.levels):
         voxels = np.argwhere(classes == index + 1)
         if len(voxels) and store.located()[study, index]:
-            middle = overview.to_mm((voxels.min(axis=0) + voxels.max(axis=0)) / 2)
-            apart[level] = float(np.linalg.norm(middle - store.crop_grid(study, level).center_mm))
-    return apart
+            centre = overview.to_mm((voxels.min(axis=0) + voxels.max(axis=0)) / 2)
+            distances[level] = float(np.linalg.norm(centre - store.crop_grid(study, level).center_mm))
+    return distances
 
 
 def summary(scores: list[tuple[StudyScore, StudyScore]]) -> dict[str, Any]:
-    """The figures over all levels that the segmentations show, and what the hidden Markov model adds to them.
+    """Summarise the pairs of `score_studies` over all levels that the segmentations show.
 
     ``dice_mean`` is the mean over levels of their means over studies; ``identification_rate`` the share of
-    true levels that are identified; ``centre_error_mm`` the mean distance of the centres of levels that were
-    found; ``false_levels`` counts levels that no segmentation shows; ``hmm_gain`` the difference that the
-    model makes to the identification rate.
+    true levels that are identified; ``centre_error_mm`` the mean distance between true and predicted centres
+    of the levels that are in both; ``false_levels`` the number of predicted levels that are absent from the
+    segmentation; ``hmm_gain`` the identification rate minus that without the hidden Markov model.
     """
-    with_hmm, without = (_figures([pair[k] for pair in scores]) for k in (0, 1))
+    with_hmm, without_hmm = (_figures([pair[k] for pair in scores]) for k in (0, 1))
     return {
         **with_hmm,
-        "hmm_gain": round(with_hmm["identification_rate"] - without["identification_rate"], 4),
-        "without_hmm": without,
+        "hmm_gain": round(with_hmm["identification_rate"] - without_hmm["identification_rate"], 4),
+        "without_hmm": without_hmm,
         "studies": len(scores),
     }
 
 
 def _figures(scores: list[StudyScore]) -> dict[str, Any]:
-    truth, found = (np.stack([getattr(s, name) for s in scores]) for name in ("truth", "found"))
-    there = ~np.isnan(truth[..., 0])
-    right = np.stack([identified(s.truth, s.found) for s in scores])
-    error = np.linalg.norm(found - truth, axis=-1)
-    overlap = np.stack([s.dice for s in scores])
-    dice_levels = [_mean(overlap[there[:, level], level]) for level in range(overlap.shape[1])]
+    true_centres = np.stack([score.true_centres for score in scores])
+    predicted_centres = np.stack([score.predicted_centres for score in scores])
+    is_true, is_predicted = (~np.isnan(c[..., 0]) for c in (true_centres, predicted_centres))
+    is_identified = np.stack([identified(s.true_centres, s.predicted_centres) for s in scores])
+    error_mm = np.linalg.norm(predicted_centres - true_centres, axis=-1)
+    dices = np.stack([score.dice for score in scores])
+    dice_levels = [_mean(dices[is_true[:, level], level]) for level in range(dices.shape[1])]
     return {
         "dice_mean": _mean(np.array([value for value in dice_levels if value is not None])),
-        "identification_rate": _mean(right[there]),
-        "centre_error_mm": _mean(error[~np.isnan(error)]),
+        "identification_rate": _mean(is_identified[is_true]),
+        "centre_error_mm": _mean(error_mm[~np.isnan(error_mm)]),
         "dice_levels": dice_levels,
-        "false_levels": int((~there & ~np.isnan(found[..., 0])).sum()),
-        "levels": int(there.sum()),
+        "false_levels": int((~is_true & is_predicted).sum()),
+        "levels": int(is_true.sum()),
     }
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:
-    """None, as JSON has it, where there is nothing to take a mean of."""
+    """The mean, rounded to 4 digits; None, JSON's null, if there are no values."""
     return round(float(values.mean()), 4) if values.size else None

@@ -20,8 +20,8 @@ import torch
 
 from model.localizer.localizer import Localizer
 from model.localizer.network import class_of_label
+from model.localizer.overviews import segmented_studies
 from model.localizer.score import score_volume, summary
-from model.localizer.training import with_masks
 from spine_etl.store import Store, open_store
 
 Volume = np.ndarray[Any, np.dtype[Any]]
@@ -85,7 +85,7 @@ def test_what_the_order_adds(trained: tuple[Store, Localizer]) -> None:
     print("                  with   without   with   without   with  without   with  without")
     for disturb in (unchanged, noisy, without_a_level, truncated, with_metal):
         scores = []
-        for study in with_masks(store).tolist():
+        for study in segmented_studies(store).tolist():
             image, truth = disturb(
                 store.read("overview/image", study),
                 classes[store.read("overview/mask", study)],
@@ -109,7 +109,7 @@ def test_what_the_order_adds(trained: tuple[Store, Localizer]) -> None:
 def test_time_and_memory_of_a_study(trained: tuple[Store, Localizer]) -> None:
     store, localizer = trained
     torch.set_num_threads(2)
-    studies = with_masks(store)[:8].tolist()
+    studies = segmented_studies(store)[:8].tolist()
     images = [store.read("overview/image", study) for study in studies]
     localizer.localize(images[0], store.recipe)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -118,6 +118,6 @@ def test_time_and_memory_of_a_study(trained: tuple[Store, Localizer]) -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(
-        f"\n  {len(localizer.members)} networks, 2 threads: {wall / len(images):.2f} s a study"
+        f"\n  {len(localizer.folds)} networks, 2 threads: {wall / len(images):.2f} s a study"
         f" ({cpu / len(images):.2f} s CPU), process at most {peak:.0f} MB"
     )

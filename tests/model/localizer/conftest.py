@@ -1,11 +1,17 @@
-"""A level order fitted to synthetic necks."""
+"""A level order fitted to synthetic necks; one torch thread."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from model.localizer.level_order import LevelOrder
 from tests.model.localizer.necks import random_neck
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
