@@ -1,4 +1,4 @@
-"""Where the work runs: a local Dask cluster of processes, or one that is given, and how much goes there."""
+"""The Dask cluster of a build: a local one, or one that is running already; and how many studies it gets."""
 
 from __future__ import annotations
 
@@ -14,51 +14,50 @@ from dask.distributed import Client, LocalCluster
 
 from spine_etl.errors import SchedulerLost
 
-TRIES = 3
-"""Workers that a study may take with it before it is refused. A given scheduler has its own number."""
+MAX_WORKER_DEATHS = 3
+"""Refuse a study after this many workers died while processing it. A running scheduler has its own limit."""
 
-_LOOK_EVERY_S = 5.0
+_REFRESH_S = 5.0
+_MUTED_LOGGERS = ("distributed", "distributed.client", "tornado", "asyncio")
 
 
 @contextmanager
 def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
-    """A Dask client.
+    """A Dask client for this block, on a running cluster or on a local one that ends with the block.
 
     Parameters
     ----------
     workers
-        Processes of the local cluster, one thread each: a process is the sandbox of a study's pixels.
+        Processes of the local cluster, with one thread each: untrusted pixels are decoded in a process that
+        may die.
     scheduler
-        ``tcp://host:port`` of a running scheduler (``tls://`` with Dask's own settings); then nothing is
-        started.
+        ``tcp://host:port`` of a running scheduler (``tls://`` with Dask's own settings). No local cluster is
+        started then.
 
     Raises
     ------
     SchedulerLost
-        If the given scheduler does not answer.
+        If the running scheduler does not answer.
     """
     settings = {
-        "distributed.scheduler.allowed-failures": TRIES - 1,
-        # A study that merely waits on a worker must not lose a try with it: it waits at the scheduler.
+        "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
+        # Queue studies at the scheduler: one that waits on a worker is blamed too when that worker dies.
         "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.admin.tick.limit": "30s",  # a worker in a long numba call is not a fault
-        # Workers keep the memory of a study for the next one: handing 300 MB back and getting it anew,
-        # page by page, costs as much as sampling the crops.
+        "distributed.admin.tick.limit": "30s",  # a long numba call in a worker is normal
+        # Workers keep the memory of a study for the next one: returning 300 MB to the system and asking for
+        # it again, page by page, takes as long as sampling the crops.
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ"),
             "MALLOC_MMAP_MAX_": "0",
             "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
         },
     }
-    # What Dask tells of its comings and goings is no news; what matters comes as an exception.
-    for name in ("distributed", "distributed.client", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with dask.config.set(settings):
+    with _muted_logs(), dask.config.set(settings):
         if scheduler:
-            with _client_of(scheduler) as client:
+            with _connect_to(scheduler) as client:
                 yield client
             return
-        with _deaf_to_interrupts():
+        with _ignore_sigint():
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -70,56 +69,72 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
             yield client
 
 
-def _client_of(scheduler: str) -> Client:
+def _connect_to(scheduler: str) -> Client:
     try:
         return Client(scheduler, timeout=10)
-    except (OSError, ValueError, TypeError) as error:  # no answer; no address; tls:// without its settings
-        raise SchedulerLost(f"{scheduler} does not answer, or not to these TLS settings.") from error
+    except (OSError, ValueError, TypeError) as error:  # no answer; not an address; tls:// without settings
+        raise SchedulerLost(f"{scheduler} does not answer, or rejects these TLS settings.") from error
 
 
-class Window:
-    """Room for the studies in flight: twice as many as the cluster has threads at this moment.
+class StudiesInFlight:
+    """Limits the studies in flight to twice the number of threads that the cluster has at the moment.
 
-    So no worker is ever without work, and no more waits at the scheduler than that. Workers that come and go
-    make the window wider and narrower.
+    A worker that finishes a study then finds the next one waiting, and the scheduler's queue stays short.
+    The limit follows workers that join or leave.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._in_flight, self._room = 0, 2
+        self._count, self._limit = 0, 2
         self._changed = threading.Condition()
-        self._look()
+        self._refresh_limit()
 
-    def _look(self) -> None:
-        with suppress(Exception):  # of a lost scheduler the studies in flight tell
-            self._room = max(2, 2 * sum(self._client.nthreads().values()))
-        self._looked = time.monotonic()
+    def _refresh_limit(self) -> None:
+        with suppress(Exception):  # a lost scheduler surfaces through the studies in flight
+            self._limit = max(2, 2 * sum(self._client.nthreads().values()))
+        self._refreshed = time.monotonic()
 
-    def enter(self) -> None:
-        """Wait for room, and take it."""
+    def acquire(self) -> None:
+        """Wait until fewer studies than the limit are in flight, then count one more."""
         with self._changed:
-            if time.monotonic() - self._looked > _LOOK_EVERY_S:
-                self._look()
-            while self._in_flight >= self._room:
-                if not self._changed.wait(_LOOK_EVERY_S):
-                    self._look()
-            self._in_flight += 1
+            if time.monotonic() - self._refreshed > _REFRESH_S:
+                self._refresh_limit()
+            while self._count >= self._limit:
+                if not self._changed.wait(_REFRESH_S):
+                    self._refresh_limit()
+            self._count += 1
 
-    def leave(self) -> None:
-        """Give the room back."""
+    def release(self) -> None:
+        """Count one study less."""
         with self._changed:
-            self._in_flight -= 1
+            self._count -= 1
             self._changed.notify()
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, which a terminal sends to all: the parent decides for them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers belong to the main thread; elsewhere there is no terminal either
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _muted_logs() -> Iterator[None]:
+    """Mute Dask's messages about connections that open and close: real failures raise exceptions."""
+    levels = {name: logging.getLogger(name).level for name in _MUTED_LOGGERS}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _ignore_sigint() -> Iterator[None]:
+    """Processes started in this block ignore Ctrl-C, which a terminal sends to the whole process group.
+
+    The parent process handles it and ends them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set signal handlers
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

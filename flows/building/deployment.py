@@ -1,68 +1,88 @@
-"""What a deployed build does that one from the command line does not: wait its turn, and tell its failure."""
+"""What only a deployed build does: run on a schedule, wait its turn, and emit an event if it fails."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.concurrency.sync import concurrency
+from prefect.deployments.runner import RunnerDeployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.runner import Runner
+from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 
 from spine_etl.errors import SpineError, Unexpected
 
-FAILED = "spine-etl.build.failed"
+FAILURE_EVENT = "spine-etl.build.failed"
 """The event of a build that failed, for Prefect's automations."""
 
 _LEASE_S = 120
-"""Renewed while the run lives; so long a killed run keeps others waiting."""
+"""A run renews its lease while it lives; a killed run blocks others for at most this long."""
+
+
+def serve_nightly(flow: Flow[..., Any], parameters: dict[str, Any], cron: str) -> None:
+    """Deploy a flow as "nightly" on a schedule in UTC, and run it until interrupted."""
+    # Deploy by module path: each run then imports the flow in its own process, as a worker's runs do.
+    nightly = flow.to_deployment(
+        name="nightly",
+        schedule=Cron(cron, timezone="UTC"),
+        parameters=parameters,
+        tags=["spine-etl"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    runner = Runner(limit=1, pause_on_shutdown=True)
+    runner.add_deployment(cast(RunnerDeployment, nightly))
+    asyncio.run(runner.start())
 
 
 @contextmanager
-def only_run_of(store: str) -> Iterator[None]:
-    """Wait until no other deployed run builds into ``store``, and keep others waiting meanwhile.
+def exclusive_run(store: str) -> Iterator[None]:
+    """Wait until no other deployed run builds into ``store``, then make others wait for this one.
 
-    It saves work, it is not what keeps the store whole: writes are exclusive, and the slower of two
-    committers goes again. So a run that cannot renew its lease goes on.
+    This only saves work. The store is safe without it: writes are exclusive, and the slower of two commits
+    is repeated. So a run continues even if it cannot renew its lease.
     """
-    name = resource_of(store)
+    name = resource_id(store)
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, limit=1)
     with concurrency(name, strict=True, lease_duration=_LEASE_S, raise_on_lease_renewal_failure=False):
         yield
 
 
-def resource_of(store: str) -> str:
-    """The store's name for Prefect, which does not take every address as one."""
-    return f"spine-etl.store.{hashlib.sha256(_address(store).encode()).hexdigest()[:16]}"
+def resource_id(store: str) -> str:
+    """The store's ID in Prefect: a hash, because Prefect does not accept every path or URL as a name."""
+    return f"spine-etl.store.{hashlib.sha256(_normalized(store).encode()).hexdigest()[:16]}"
 
 
-def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Emit the one event of a failed build: which store, and the refusal's code, reason and action."""
+def emit_failure_event(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Emit `FAILURE_EVENT` with the store and the error's code, reason and action; a flow's state hook."""
     store = str(flow_run.parameters["store"])
     emit_event(
-        FAILED,
-        resource={"prefect.resource.id": resource_of(store), "prefect.resource.name": _address(store)},
+        FAILURE_EVENT,
+        resource={"prefect.resource.id": resource_id(store), "prefect.resource.name": _normalized(store)},
         related=[
             {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
         ],
-        payload=_refusal_of(state).as_dict(),
+        payload=_error_of(state).as_dict(),
     )
 
 
-def _address(store: str) -> str:
-    """One spelling for all of a store's."""
+def _normalized(store: str) -> str:
+    """The same text for every spelling of a store's path or URL."""
     return store.rstrip("/") if "://" in store else str(Path(store).absolute())
 
 
-def _refusal_of(state: State[Any]) -> SpineError:
+def _error_of(state: State[Any]) -> SpineError:
     error = state.result(raise_on_failure=False) if state.data is not None else None
     if isinstance(error, SpineError):
         return error
-    ended = "took too long" if state.name == "TimedOut" else "was killed or lost its server"
-    return Unexpected(f"The run {ended}.", action="Read the run's log, then run again: it resumes.")
+    cause = "took too long" if state.name == "TimedOut" else "was killed or lost its server"
+    return Unexpected(f"The run {cause}.", action="Read the run's log, then run again: it resumes.")

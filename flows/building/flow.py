@@ -1,8 +1,8 @@
-"""The build as a Prefect flow: plan, work, one commit, and a page for whoever looks at the run."""
+"""The build as a Prefect flow: deployed, or started by a command. It publishes a page with its figures."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow, task
@@ -11,11 +11,12 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from flows.building.deployment import only_run_of, tell_failure
-from flows.building.plan import Plan, load_localizer, plan_build
+from flows.building.deployment import emit_failure_event, exclusive_run
+from flows.building.execute import execute
+from flows.building.plan import plan_build
+from flows.building.request import BuildRequest
 from flows.building.run_page import publish
-from flows.building.studies import Progress, work
-from flows.building.summary import Summary, finish
+from flows.building.summary import Summary
 from spine_etl.errors import (
     CommitConflict,
     RunError,
@@ -28,18 +29,18 @@ from spine_etl.errors import (
 )
 from spine_etl.recipe import Recipe
 
-_LONGEST_S = 20 * 3600
-"""A night's run ends before the next one begins; what it stored is kept."""
+_TIMEOUT_S = 20 * 3600
+"""A nightly run ends before the next one is due; what it stored is kept."""
 
-_PASSING = (RunError, StoreUnreachable, StoreWriteFailed, CommitConflict, SourceChanged, SourceUnreachable)
-"""Refusals that may be over some minutes later. All others stay until a person does something."""
+_TRANSIENT = (RunError, StoreUnreachable, StoreWriteFailed, CommitConflict, SourceChanged, SourceUnreachable)
+"""Errors that may be gone in a few minutes. All others need a person to act."""
 
 
 @flow(
     name="build-dataset",
-    timeout_seconds=_LONGEST_S,
-    on_failure=[tell_failure],
-    on_crashed=[tell_failure],
+    timeout_seconds=_TIMEOUT_S,
+    on_failure=[emit_failure_event],
+    on_crashed=[emit_failure_event],
 )
 def build_dataset(
     source: str,
@@ -50,77 +51,63 @@ def build_dataset(
     localizer: str | None = None,
     settle_minutes: float = 10,
 ) -> dict[str, Any] | State[Any]:
-    """Build a source of CT studies into a store of vertebra crops: what a deployment runs.
+    """Build a store of vertebra crops from a source of CT studies.
 
-    A second run on the same store waits until the first has ended. A run that fails has the refusal's one
-    line as its message, and tells it by the event `spine-etl.build.failed`.
+    Studies that are stored already and have not changed are skipped. If another run is building into the
+    same store, this one waits until it has ended. A run that fails shows the error in its message, and emits
+    the event `spine-etl.build.failed`.
 
     Args:
-        source: Folder or zip in the RSNA 2022 layout, or s3://bucket/prefix.
-        store: Folder or s3://bucket/prefix; made where it is not there. It holds one recipe's dataset.
-        recipe: What is cut, and how fine. Another recipe needs another store.
-        workers: Worker processes on the machine of the run; without effect where dask is given.
+        source: Folder or .zip in the RSNA 2022 layout, or s3://bucket/prefix.
+        store: Folder or s3://bucket/prefix; created if it does not exist. A store has one recipe.
+        recipe: What to crop, and at which resolution. Each recipe needs its own store.
+        workers: Worker processes on the machine that runs the flow. Ignored if dask is set.
         dask: Scheduler of a running Dask cluster, as tcp://host:8786.
-        localizer: Folder of a trained localizer, which finds C1-C7 where a study has no segmentation.
-        settle_minutes: Studies that changed within it are still being copied; the next run takes them.
+        localizer: Folder of a trained localizer, which finds C1-C7 in studies without a segmentation.
+        settle_minutes: Leave studies that changed within this time for the next run; they may be incomplete.
     """
-    # "Args:" since Prefect's form takes the parameters' descriptions from there, and from no other notation.
+    # "Args:" because Prefect reads the descriptions of the form's fields from that notation only.
     try:
-        with only_run_of(store):
-            return _build(source, store, recipe, workers, dask, localizer, settle_minutes)
-    except SpineError as error:
-        refusal = error
-    except Exception as error:
-        # Only its kind: the text of an error from elsewhere may quote anything. The run's log has it all.
-        refusal = Unexpected(
-            f"The build ended with {type(error).__name__}.",
+        with exclusive_run(store):
+            return _build(BuildRequest(source, store, recipe, workers, dask, localizer, 60 * settle_minutes))
+    except SpineError as caught:
+        error = caught
+    except Exception as caught:
+        # Only the type: the message of a foreign error may quote patient data. The run's log has all of it.
+        error = Unexpected(
+            f"The build ended with {type(caught).__name__}.",
             action="Read the run's log, then run again: it resumes.",
         )
-    return Failed(message=str(refusal), data=refusal)
+    return Failed(message=str(error), data=error)
 
 
-def _may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+def _is_transient(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, SpineError) or isinstance(error, _PASSING)
+    return not isinstance(error, SpineError) or isinstance(error, _TRANSIENT)
 
 
-# A task, since a flow's own retries cannot tell a network that is down from a store that is another recipe's.
+# A task, because a flow's retries have no condition: an unreachable store is worth retrying, a store built
+# with another recipe is not.
 @task(
     name="build",
     retries=2,
     retry_delay_seconds=[60, 600],
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=_is_transient,
     cache_policy=NO_CACHE,
 )
-def _build(
-    source: str,
-    store: str,
-    recipe: Recipe,
-    workers: int,
-    dask: str | None,
-    localizer: str | None,
-    settle_minutes: float,
-) -> dict[str, Any]:
-    began = time.monotonic()
-    finder = load_localizer(localizer, recipe)
-    plan = plan_build(source, store, recipe, threads=workers, localizer=finder, settle_s=60 * settle_minutes)
-    return _work_and_finish(plan, workers, dask, lambda record: None, began).line()
+def _build(request: BuildRequest) -> dict[str, Any]:
+    summary = execute(plan_build(request))
+    publish(summary)
+    return summary.line()
 
 
-def run_planned(plan: Plan, workers: int, dask: str | None, progress: Progress, began: float) -> Summary:
-    """The same flow over a plan that is already made: what the command line runs."""
+def run_as_flow(work: Callable[[], Summary], run_name: str) -> Summary:
+    """Run ``work`` as a run of the build's flow, and publish its page: for builds started by a command."""
 
-    @flow(name="build-dataset", flow_run_name=f"{len(plan.pending)} studies")
-    def build() -> None:
-        summaries.append(_work_and_finish(plan, workers, dask, progress, began))
+    @flow(name="build-dataset", flow_run_name=run_name)
+    def build() -> Summary:
+        summary = work()
+        publish(summary)
+        return summary
 
-    summaries: list[Summary] = []
-    build()
-    return summaries[0]
-
-
-def _work_and_finish(plan: Plan, workers: int, dask: str | None, progress: Progress, began: float) -> Summary:
-    worked = work(plan, workers, dask, progress) if plan.pending else []
-    summary = finish(plan, worked, began)
-    publish(summary, worked)
-    return summary
+    return build()

@@ -3,30 +3,70 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from flows.building.request import BuildRequest
 from spine_etl.errors import SpineError
 from spine_etl.localization import Localizer
 from spine_etl.pipeline import source_digest
-from spine_etl.recipe import Recipe
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_modified_at
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
 
 
+@dataclass(frozen=True)
+class Committed:
+    """The newest version has the study, and its files have not changed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An earlier run stored or refused the study, and its files have not changed."""
+
+    record: Record
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """The study is new or changed, and may still be being copied."""
+
+    seconds_since_change: float
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The study is new or changed, and ready to be processed."""
+
+
+Outcome = Committed | Finished | Unsettled | Pending
+
+
 @dataclass
 class Plan:
     """The work of one build.
 
-    ``pending`` are the studies to work on. ``finished`` are records that an earlier run left, committed or
-    not: stored or refused, their sources unchanged. ``committed`` counts the studies of the newest version
-    that need nothing. ``unsettled`` are UIDs of studies left for the next build, with the seconds since their
-    last change. ``first_row`` is the first row no study of the store has.
+    Attributes
+    ----------
+    pending
+        Studies to process.
+    finished
+        Records that an earlier run left, stored or refused, committed or not, for unchanged sources.
+    committed
+        Number of studies of the newest version that need nothing.
+    unsettled
+        UIDs of studies left for the next build, with the seconds since their last change.
+    first_row
+        The first row that belongs to no study of the store.
+    without_images
+        UIDs that the label table names but for which the source has no images.
+    started
+        `time.monotonic` when planning began.
     """
 
+    request: BuildRequest
     writer: StoreWriter
     localizer: Localizer | None = None
     pending: list[Study] = field(default_factory=list)
@@ -35,125 +75,117 @@ class Plan:
     unsettled: dict[str, float] = field(default_factory=dict)
     first_row: int = 0
     without_images: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, study: Study, outcome: Outcome) -> None:
+        """File a study under the outcome of its comparison."""
+        match outcome:
+            case Committed():
+                self.committed += 1
+            case Finished(record):
+                self.finished.append(record)
+                if record.row is not None:
+                    self.first_row = max(self.first_row, record.row + 1)
+            case Unsettled(seconds):
+                self.unsettled[study.uid] = seconds
+            case Pending():
+                self.pending.append(study)
 
 
-def load_localizer(folder: str | None, recipe: Recipe) -> Localizer | None:
-    """The localizer of a run's folder; torch is needed only where there is one.
-
-    Raises
-    ------
-    CheckpointInvalid
-        If the folder holds none, or one for another recipe.
-    """
-    if folder is None:
-        return None
-    from model.localizer.localizer import cached_localizer
-
-    localizer = cached_localizer(folder)
-    localizer.check_recipe(recipe)
-    return localizer
-
-
-def plan_build(
-    source: str | Path,
-    store: str | Path,
-    recipe: Recipe,
-    *,
-    threads: int,
-    localizer: Localizer | None = None,
-    settle_s: float = 0,
-) -> Plan:
+def plan_build(request: BuildRequest) -> Plan:
     """Compare the source with the store, by content.
 
-    Parameters
-    ----------
-    source
-        A folder, a ``.zip`` or ``s3://bucket/prefix``.
-    store, recipe
-        What to build into, and what is cut.
-    threads
-        Studies compared at a time; as many as the source asks for where it is far away.
-    localizer
-        For studies without a segmentation.
-    settle_s
-        A study that is new or changed and whose files changed within so many seconds is left for the next
-        build: somebody may still be copying it. So are all such studies where a table changed since then.
-        An archive does not say when its members came.
+    Studies are compared in parallel: ``request.workers`` at a time, or more if the source is remote and asks
+    for more. If a table changed within ``settle_s``, all new or changed studies are left for the next build.
+    Members of a ZIP archive have no date of arrival, so they never wait.
 
     Raises
     ------
     SourceError
         If the source or one of its tables cannot be used.
     StoreError
-        If the store cannot be written, or holds another recipe's dataset.
+        If the store cannot be written, or contains a dataset of another recipe.
+    CheckpointInvalid
+        If the localizer's folder contains no localizer, or one for another recipe.
     """
-    levels = list(recipe.levels)
-    place = open_source(source)
-    studies = discover_studies(place, levels)
-    plan = Plan(StoreWriter(store, recipe), localizer, without_images=studies_without_images(place, levels))
+    started = time.monotonic()
+    recipe, levels = request.recipe, list(request.recipe.levels)
+    localizer = _load_localizer(request)
+    source = open_source(request.source)
+    studies = discover_studies(source, levels)
+    plan = Plan(request, StoreWriter(request.store, recipe), localizer, started=started)
+    plan.without_images = studies_without_images(source, levels)
+    committed = {}
     latest = plan.writer.latest()
-    known = {}
     if latest is not None:
         plan.first_row = latest.rows
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
-        known = dict(zip(latest.study_uids, digests, strict=True))
-    settled = _Settled(settle_s, tables_modified_at(place) if settle_s else None)
-    with ThreadPoolExecutor(max(threads, place.concurrent_reads)) as pool:
-        findings = pool.map(lambda study: _look_at(study, known.get(study.uid), plan, settled), studies)
-        for study, finding in zip(studies, findings, strict=True):
-            _sort_in(plan, study, finding)
+        committed = dict(zip(latest.study_uids, digests, strict=True))
+    tables_modified = tables_modified_at(source) if request.settle_s else None
+    comparison = _Comparison(plan.writer, localizer, committed, request.settle_s, tables_modified)
+    with ThreadPoolExecutor(max(request.workers, source.concurrent_reads)) as pool:
+        for study, outcome in zip(studies, pool.map(comparison.outcome, studies), strict=True):
+            plan.add(study, outcome)
     return plan
 
 
-def _look_at(study: Study, known: str | None, plan: Plan, settled: _Settled) -> bool | Record | float | None:
-    """True: committed and unchanged. A record: finished by an earlier run. None: to be worked on.
+def _load_localizer(request: BuildRequest) -> Localizer | None:
+    """The localizer, or None if none is requested: only then is torch imported."""
+    if request.localizer is None:
+        return None
+    from model.localizer.localizer import cached_localizer
 
-    Seconds since its last change: to be worked on once it is left in peace.
-    """
-    record = None if known else plan.writer.record(study.uid)
-    if known or (record and not (record.refusal and record.refusal.transient)):
-        try:
-            digest = source_digest(study, localizer=plan.localizer)
-        except (SpineError, OSError):
-            digest = None
-        if known and digest == known:
-            return True
-        record = record or plan.writer.record(study.uid)  # of a build that was killed before it committed
-        passing = record and record.refusal and record.refusal.transient
-        if record and not passing and digest == record.source_digest:
-            return record
-    return settled.lacks(study)
+    localizer = cached_localizer(request.localizer)
+    localizer.check_recipe(request.recipe)
+    return localizer
 
 
 @dataclass(frozen=True)
-class _Settled:
-    """Whether a study was left in peace for so many seconds, and with it the tables that speak of it."""
+class _Comparison:
+    """Compares one study of the source with the store.
 
-    seconds: float
-    tables_modified_at: float | None
+    ``committed`` maps the UIDs of the newest version to their source digests. ``tables_modified`` is the
+    modification time of the newest table in seconds since the epoch, or None if unknown.
+    """
 
-    def lacks(self, study: Study) -> float | None:
-        """Seconds since the last change, None where that is long enough ago or nobody knows."""
-        if not self.seconds:
+    writer: StoreWriter
+    localizer: Localizer | None
+    committed: Mapping[str, str]
+    settle_s: float
+    tables_modified: float | None
+
+    def outcome(self, study: Study) -> Outcome:
+        committed = self.committed.get(study.uid)
+        record = None if committed else self._usable_record(study)
+        if committed or record:
+            digest = self._digest(study)
+            if committed and digest == committed:
+                return Committed()
+            # A committed study may also have a newer record, if a build was killed before its commit.
+            record = record or self._usable_record(study)
+            if record and digest == record.source_digest:
+                return Finished(record)
+        seconds = self._seconds_since_change(study)
+        return Unsettled(seconds) if seconds is not None and seconds < self.settle_s else Pending()
+
+    def _usable_record(self, study: Study) -> Record | None:
+        """The study's record, unless it is a refusal that is to be retried."""
+        record = self.writer.record(study.uid)
+        return None if record and record.refusal and record.refusal.transient else record
+
+    def _digest(self, study: Study) -> str | None:
+        try:
+            return source_digest(study, localizer=self.localizer)
+        except (SpineError, OSError):
+            return None  # pending: processing the study reports what is wrong
+
+    def _seconds_since_change(self, study: Study) -> float | None:
+        """Seconds since the study or the tables changed; None if unknown, or if no study has to settle."""
+        if not self.settle_s:
             return None
         try:
-            dates = [
-                self.tables_modified_at,
-                *(place.modified_at() for place in (study.folder, study.mask) if place),
-            ]
+            modified = [entry.modified_at() for entry in (study.folder, study.mask) if entry]
         except (SpineError, OSError):
-            return None  # reading it will say what is wrong
-        age = time.time() - max((date for date in dates if date is not None), default=0.0)
-        return max(age, 0.0) if age < self.seconds else None
-
-
-def _sort_in(plan: Plan, study: Study, finding: bool | Record | float | None) -> None:
-    if finding is True:
-        plan.committed += 1
-    elif isinstance(finding, Record):
-        plan.finished.append(finding)
-        plan.first_row = max(plan.first_row, (finding.row if finding.row is not None else -1) + 1)
-    elif finding is None:
-        plan.pending.append(study)
-    else:
-        plan.unsettled[study.uid] = finding
+            return None  # pending: processing the study reports what is wrong
+        known = [seconds for seconds in (self.tables_modified, *modified) if seconds is not None]
+        return max(time.time() - max(known), 0.0) if known else None

@@ -1,8 +1,7 @@
-"""The page that a run leaves with Prefect: its figures, and every study that somebody should look at."""
+"""The page that a run publishes in Prefect: its figures, and every study that needs attention."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -10,23 +9,23 @@ from prefect.artifacts import create_markdown_artifact
 from flows.building.summary import Summary
 from spine_etl.store.record import Record
 
-_STUDIES = 2000
-"""Studies on a page; browsers do not bear many more."""
+_MAX_STUDIES = 2000
+"""Studies listed on a page; browsers struggle with many more."""
 
 
-def publish(summary: Summary, worked: Sequence[Record]) -> None:
-    """Leave the page with the run; call inside a flow."""
+def publish(summary: Summary) -> None:
+    """Publish the page as an artifact of the current flow run."""
     create_markdown_artifact(
-        markdown=page(summary, worked),
+        markdown=page(summary),
         key="build-dataset",
         description=f"Version {summary.version}: {summary.processed} processed, {summary.refused} refused.",
     )
 
 
-def page(summary: Summary, worked: Sequence[Record]) -> str:
-    """Markdown: figures, then studies refused, left for the next run, or stored with warnings.
+def page(summary: Summary) -> str:
+    """Markdown: figures, then the studies refused, left for the next run, or stored with warnings.
 
-    Lists, not tables: a UID may have 64 digits, and what follows it shall not lie beyond the page's edge.
+    Studies are lists, not tables: a UID can have 64 digits, which would push the other columns off the page.
     """
     refused = [
         f"{_link(summary.store, refusal['uid'])} `{refusal['code']}` {refusal['reason']} {refusal['action']}"
@@ -34,19 +33,18 @@ def page(summary: Summary, worked: Sequence[Record]) -> str:
     ]
     left = [f"{uid} changed {seconds:.0f} s ago." for uid, seconds in summary.left.items()]
     warned = [
-        f"{_link(summary.store, record.uid)} {' '.join(record.warnings)}"
-        for record in sorted(worked, key=lambda record: record.uid)
-        if record.warnings and not record.refusal
+        f"{_link(summary.store, uid)} {' '.join(warnings)}"
+        for uid, warnings in sorted(summary.warnings.items())
     ]
-    parts, room = [_figures(summary)], _STUDIES
+    parts, remaining = [_figures(summary)], _MAX_STUDIES
     for title, studies in (
         ("Refused", refused),
         ("Still being copied, left for the next run", left),
         ("Stored with warnings", warned),
     ):
         if studies:
-            parts.append(_section(title, studies, room))
-            room -= min(room, len(studies))
+            parts.append(_section(title, studies, remaining))
+            remaining -= min(remaining, len(studies))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,17 +64,17 @@ def _figures(summary: Summary) -> str:
     )
 
 
-def _section(title: str, studies: list[str], room: int) -> str:
-    shown = studies[:room]
+def _section(title: str, studies: list[str], limit: int) -> str:
+    shown = studies[:limit]
     title = f"## {title}: {len(studies)}" + (f", the first {len(shown)}" if len(shown) < len(studies) else "")
-    return "\n".join([title, "", *(f"* {_plain(study)}" for study in shown)]).strip()
+    return "\n".join([title, "", *(f"* {_one_line(study)}" for study in shown)]).strip()
 
 
-def _plain(text: str) -> str:
-    """Text that stays one line of a list."""
+def _one_line(text: str) -> str:
+    """The text as a single Markdown list item, without HTML."""
     return " ".join(text.split()).replace("<", "&lt;")
 
 
-def _link(address: str, uid: str) -> str:
-    root = address if "://" in address else Path(address).as_uri()
+def _link(store: str, uid: str) -> str:
+    root = store if "://" in store else Path(store).as_uri()
     return f"[{uid}]({root}/{Record.key(uid)})"

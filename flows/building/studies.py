@@ -1,4 +1,4 @@
-"""The work of a build: a Prefect task for each study, done by a Dask worker."""
+"""Process the pending studies: one Prefect task for each, which a Dask worker carries out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.building.cluster import Window, connect
+from flows.building.cluster import StudiesInFlight, connect
 from flows.building.plan import Plan
 from spine_etl import crops, resample
 from spine_etl.errors import SchedulerLost, WorkerLost
@@ -23,85 +23,89 @@ from spine_etl.pipeline import process_study, refuse
 from spine_etl.source.layout import Study
 from spine_etl.store.record import Record
 
-Progress = Callable[[Record], None]
-_MOST_IN_FLIGHT = 512
+_MAX_THREADS = 512
+"""Threads that wait for Dask, one for each study in flight."""
 
 
-def work(plan: Plan, workers: int, dask: str | None, progress: Progress) -> list[Record]:
-    """Process the pending studies; call inside a flow. A lost worker or a refusal costs its study alone.
+def process_studies(plan: Plan, on_record: Callable[[Record], None]) -> list[Record]:
+    """Process the pending studies; call inside a flow. A lost worker or a refusal affects only its study.
+
+    Returns
+    -------
+    list of Record
+        One for each pending study, in the order in which they finished.
 
     Raises
     ------
     StoreError
-        If the store cannot be written; what was stored before is kept, and resumed from.
+        If the store cannot be written; what was stored before is kept, and the next build resumes.
     SchedulerLost
-        If the Dask scheduler goes away; the same holds.
+        If the Dask scheduler does not answer or stops; the same applies.
     """
-    crops.warm_up()  # compiled once, here; the workers load it from the cache
+    crops.warm_up()  # compile here once; the workers load the compiled code from the cache
     resample.warm_up()
-    with connect(workers, dask) as client:
-        return _Work(plan, client, progress).all()
+    with connect(plan.request.workers, plan.request.dask) as client:
+        return _StudyTasks(plan, client, on_record).run()
 
 
-class _Work:
-    """The studies of one build on their way through the cluster."""
+class _StudyTasks:
+    """The tasks of the pending studies on one cluster."""
 
-    def __init__(self, plan: Plan, client: Client, progress: Progress) -> None:
-        self.plan, self.client, self.progress = plan, client, progress
-        self.window = Window(client)
-        self.studies = {study.uid: study for study in plan.pending}
-        self.records: list[Record] = []
-        self.fault: BaseException | None = None
+    def __init__(self, plan: Plan, client: Client, on_record: Callable[[Record], None]) -> None:
+        self._plan, self._client, self._on_record = plan, client, on_record
+        self._in_flight = StudiesInFlight(client)
+        self._studies = {study.uid: study for study in plan.pending}
+        self._records: list[Record] = []
+        self._failure: BaseException | None = None
 
-    def all(self) -> list[Record]:
-        """Every study's record, in the order in which they were done."""
-        threads: ThreadPoolTaskRunner[State[None]] = ThreadPoolTaskRunner(max_workers=_MOST_IN_FLIGHT)
-        study_task = task(name="study", task_run_name="{uid}")(self.study)
+    def run(self) -> list[Record]:
+        threads: ThreadPoolTaskRunner[State[None]] = ThreadPoolTaskRunner(max_workers=_MAX_THREADS)
+        study_task = task(name="study", task_run_name="{uid}")(self._run_study)
         futures: list[PrefectFuture[State[None]]] = []
         with threads as runner:
-            for row, study in enumerate(self.plan.pending, self.plan.first_row):
-                self.window.enter()
-                if self.fault:
+            for row, study in enumerate(self._plan.pending, self._plan.first_row):
+                self._in_flight.acquire()
+                if self._failure:
                     break
                 futures.append(runner.submit(study_task, parameters={"uid": study.uid, "row": row}))
             for future in futures:
                 future.wait()
-        if self.fault:
-            raise self.fault
-        return self.records
+        if self._failure:
+            raise self._failure
+        return self._records
 
-    def study(self, uid: str, row: int) -> State[None]:
-        """What Prefect sees of a study: its UID and row alone. Dask works, ``records`` gets the outcome."""
+    def _run_study(self, uid: str, row: int) -> State[None]:
+        """The body of a study's task. Prefect receives only the UID and the row, and no result."""
         try:
-            record = self._record(self.studies[uid], row)
-        except BaseException as error:  # whatever it is, no study may be missing without a word
-            self.fault = error
+            record = self._process(self._studies[uid], row)
+        except BaseException as error:
+            self._failure = error  # re-raised by `run`: never drop a study silently
             raise
         finally:
-            self.window.leave()
-        self.records.append(record)
-        self.progress(record)
+            self._in_flight.release()
+        self._records.append(record)
+        self._on_record(record)
         return Completed(name=f"Refused: {record.refusal.code}" if record.refusal else "Stored")
 
-    def _record(self, study: Study, row: int) -> Record:
-        plan = self.plan
+    def _process(self, study: Study, row: int) -> Record:
         try:
-            record: Record = self.client.submit(
+            record: Record = self._client.submit(
                 process_study,
                 study,
-                plan.writer,
+                self._plan.writer,
                 row,
-                localizer=plan.localizer,
-                key=f"{study.uid}-{uuid.uuid4().hex[:8]}",  # what Dask's own pages and logs name it by
+                localizer=self._plan.localizer,
+                key=f"{study.uid}-{uuid.uuid4().hex[:8]}",  # its name on Dask's dashboard and in its logs
             ).result()
         except KilledWorker as error:
-            record = self._worker_lost(study, error.allowed_failures + 1)
+            record = self._refuse_after_lost_workers(study, error.allowed_failures + 1)
         except (CancelledError, CommClosedError) as error:
-            raise SchedulerLost("the Dask scheduler went away in the middle of the run.") from error
+            raise SchedulerLost("the Dask scheduler stopped during the run.") from error
         return record
 
-    def _worker_lost(self, study: Study, workers: int) -> Record:
-        lost = WorkerLost(f"it took {workers} workers with it.", study=study.uid)
-        record = refuse(study, self.plan.writer.recipe, lost, transient=True, localizer=self.plan.localizer)
-        self.plan.writer.write_record(record)
+    def _refuse_after_lost_workers(self, study: Study, count: int) -> Record:
+        error = WorkerLost(f"{count} workers died while processing it.", study=study.uid)
+        writer, localizer = self._plan.writer, self._plan.localizer
+        record = refuse(study, writer.recipe, error, transient=True, localizer=localizer)
+        writer.write_record(record)
         return record

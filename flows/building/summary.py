@@ -1,22 +1,38 @@
-"""What a build did: the commit that ends it, and the figures that everyone is told."""
+"""The figures of one build, as printed by the commands and published with the run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flows.building.plan import Plan
-from spine_etl.store.record import Record
+_JSON_KEYS = ("store", "processed", "unchanged", "refused", "left", "version", "root_digest", "seconds")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Summary:
-    """What a build did. ``unchanged`` studies needed nothing; ``refused`` counts earlier refusals too.
+    """What a build did.
 
-    ``store`` is its address. ``left`` maps studies that are still being copied to the seconds since their
-    last change. ``version`` is 0 where there was nothing to commit and no version before.
+    Attributes
+    ----------
+    store
+        Path or URL of the store.
+    processed
+        Studies stored by this build.
+    unchanged
+        Studies that were stored already and have not changed.
+    refused
+        Studies that cannot be used, including those refused by earlier builds.
+    version
+        The committed version, or 0 if the store has none.
+    refusals
+        Of each refused study, its ``uid`` and the refusal's ``code``, ``reason`` and ``action``.
+    warnings
+        Warnings of the studies stored by this build, by UID.
+    without_images
+        UIDs that the label table names but for which the source has no images.
+    left
+        UIDs of studies that are still being copied, with the seconds since their last change.
     """
 
     store: str
@@ -27,38 +43,11 @@ class Summary:
     root_digest: str
     seconds: float
     refusals: list[dict[str, str]] = field(default_factory=list)
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     without_images: list[str] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
+        """The content of the line that ``--json`` prints."""
         counts = asdict(self) | {"left": len(self.left)}
-        return {key: counts[key] for key in _LINE}
-
-
-_LINE = ("store", "processed", "unchanged", "refused", "left", "version", "root_digest", "seconds")
-
-
-def finish(plan: Plan, worked: Sequence[Record], began: float) -> Summary:
-    """Commit, and say what was done."""
-    records = [*plan.finished, *worked]
-    # Where all are still being copied there is no dataset yet, rather than an empty one.
-    store = plan.writer.commit(records) if records or plan.committed else plan.writer.latest()
-    refusals = [
-        {"uid": record.uid, **record.refusal.model_dump(include={"code", "reason", "action"})}
-        for record in records
-        if record.refusal
-    ]
-    processed = sum(record.refusal is None for record in worked)
-    return Summary(
-        store=str(plan.writer.location),
-        processed=processed,
-        unchanged=plan.committed + len(records) - len(refusals) - processed,
-        refused=len(refusals),
-        version=store.version if store is not None else 0,
-        root_digest=store.root_digest if store is not None else "",
-        seconds=round(time.monotonic() - began, 1),
-        refusals=sorted(refusals, key=lambda refusal: refusal["uid"]),
-        without_images=plan.without_images,
-        left=plan.unsettled,
-    )
+        return {key: counts[key] for key in _JSON_KEYS}

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from flows.building.plan import plan_build
+from flows.building.request import BuildRequest
 from spine_etl.phantom import write_phantom
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.source.layout import discover_studies
@@ -115,9 +116,8 @@ def test_the_night_of_a_large_source(tmp_path: Path) -> None:
         for number, (study, digest) in enumerate(zip(known, digests, strict=True))
     ])  # fmt: skip
     plans = []
-    took = seconds(
-        lambda: plans.append(plan_build(tmp_path / "source", tmp_path / "store", QUICK, threads=2))
-    )
+    request = BuildRequest(str(tmp_path / "source"), str(tmp_path / "store"), QUICK, workers=2)
+    took = seconds(lambda: plans.append(plan_build(request)))
     (plan,) = plans
     assert (plan.committed, len(plan.pending)) == (count - NIGHT, NIGHT)
     show("planning", ("studies", "s", "ms a study"), [(f"{count:,}", took, 1000 * took / count)])

@@ -1,4 +1,4 @@
-"""The commands of `flows`, run whole as their users run them."""
+"""Run the commands of `flows` as separate processes, as users do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def start(module: str, source: Path, *more: str | Path) -> subprocess.Popen[str]:
-    """``python -m flows.<module> --recipe quick --json`` in a process group of its own, which Ctrl-C ends."""
+    """Start ``python -m flows.<module> --recipe quick --json`` in its own process group."""
     command = [sys.executable, "-m", f"flows.{module}", "--source", source, "--recipe", "quick", "--json"]
     return subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -19,16 +19,16 @@ def start(module: str, source: Path, *more: str | Path) -> subprocess.Popen[str]
     )  # fmt: skip
 
 
-def ended(running: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit status, the line for machines, and what was told on standard error: never a traceback."""
-    out, told = running.communicate(timeout=600)
-    assert "Traceback" not in told, told
-    lines = out.strip().splitlines()
-    return running.returncode, json.loads(lines[-1]) if lines else {}, told
+def wait(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Wait for a command: its exit status, its line of JSON, and its standard error without a traceback."""
+    stdout, stderr = process.communicate(timeout=600)
+    assert "Traceback" not in stderr, stderr
+    lines = stdout.strip().splitlines()
+    return process.returncode, json.loads(lines[-1]) if lines else {}, stderr
 
 
 def run(module: str, source: Path, *more: str | Path) -> tuple[int, dict[str, Any], str]:
-    return ended(start(module, source, *more))
+    return wait(start(module, source, *more))
 
 
 def build(source: Path, store: Path, *more: str) -> tuple[int, dict[str, Any], str]:

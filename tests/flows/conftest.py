@@ -1,4 +1,4 @@
-"""A Dask cluster of processes, as one that is given."""
+"""Running Dask clusters of separate processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = {
 
 
 class Cluster:
-    """A scheduler and two workers, each with a nanny that starts it anew when it dies."""
+    """A scheduler and two workers, each with a nanny that restarts it when it dies."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] = {}) -> None:
         self._settings = {**os.environ, **SETTINGS, **settings}
@@ -31,16 +31,16 @@ class Cluster:
         listen = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file)]
         if settings:
             listen += ["--protocol", "tls"]
-        self.scheduler = self._start("scheduler", *listen)
+        self.scheduler = self.start("scheduler", *listen)
         deadline = time.monotonic() + 90
         while not self._file.is_file() or not self._file.stat().st_size:
             assert time.monotonic() < deadline, "the scheduler did not start"
             time.sleep(0.1)
         self.address = json.loads(self._file.read_text())["address"]
         join = ["--scheduler-file", str(self._file), "--nthreads", "1", "--no-dashboard"]
-        self.workers = self._start("worker", *join, "--nworkers", "2", "--local-directory", str(folder))
+        self.workers = self.start("worker", *join, "--nworkers", "2", "--local-directory", str(folder))
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "dask", *command],
             stdout=self._log,
@@ -68,7 +68,7 @@ def _running(folder: Path, settings: Mapping[str, str] = {}) -> Iterator[Cluster
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster of this test alone."""
+    """A cluster for one test."""
     (tmp_path / "dask").mkdir()
     with _running(tmp_path / "dask") as running:
         yield running
@@ -76,7 +76,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> dict[str, str]:
-    """Dask's settings for mutual TLS, with a certificate of this test's own for all parts."""
+    """Dask's settings for mutual TLS, with one new certificate for all parts."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=spine",
@@ -91,7 +91,7 @@ def tls(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def tls_cluster(tmp_path: Path, tls: dict[str, str]) -> Iterator[Cluster]:
-    """A cluster that speaks to those alone who have the certificate."""
+    """A cluster that accepts only clients with the certificate."""
     (tmp_path / "dask").mkdir()
     with _running(tmp_path / "dask", tls) as running:
         yield running

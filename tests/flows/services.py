@@ -1,7 +1,7 @@
-"""The services of docker-compose.yml as plain processes of this machine.
+"""The services of docker-compose.yml as plain processes on this machine.
 
-Commands, environments, dependencies and health checks are those of the file. What a container engine would
-give them is replaced: names and ports become free ports of the loopback, volumes become folders.
+Commands, environments, dependencies and health checks are those of the file. Host names and ports become free
+ports of the loopback interface, and volumes become folders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
-    "POSTGRES_PASSWORD": "p@ss/word:%41",  # what a secret may hold
+    "POSTGRES_PASSWORD": "p@ss/word:%41",  # needs quoting in a URL
     "S3_BUILDER_SECRET": "builder-secret",
     "S3_READER_SECRET": "reader-secret",
     "SPINE_SOURCE": "/nowhere",
@@ -34,7 +34,7 @@ SETTINGS = {
 _HOSTS = ("dask-scheduler", "postgres", "prefect-server", "seaweedfs")
 _PORTS = (4200, 5432, 8080, 8090, 8333, 8786, 8787, 8788, 8888, 9333)
 _DEADLINE_S = 300
-# Of Dockerfile's environment what matters here, and shorter pauses than a night needs.
+# The relevant part of the Dockerfile's environment; and query more often, to save time.
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -46,27 +46,27 @@ _ENVIRONMENT = {
 def compose() -> Any:
     """docker-compose.yml with `SETTINGS` as its .env."""
     text = (ROOT / "docker-compose.yml").read_text()
-    return yaml.safe_load(re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: SETTINGS[found[1]], text))
+    return yaml.safe_load(re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: SETTINGS[match[1]], text))
 
 
 def postgres_programs() -> Path:
-    """The folder of a PostgreSQL that Prefect can use; skips where there is none."""
+    """The programs of a PostgreSQL that Prefect can use; skips the test if none is installed."""
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         control = Path("/usr/share/postgresql") / folder.parent.name / "extension/pg_trgm.control"
         if (folder / "initdb").is_file() and control.is_file():
             return folder
-    pytest.skip("there is no PostgreSQL with pg_trgm: apt-get install postgresql")
+    pytest.skip("PostgreSQL with pg_trgm is not installed: apt-get install postgresql")
 
 
 class Services:
-    """The running services. ``workers`` is the scale of dask-worker."""
+    """The running services, with ``workers`` instances of dask-worker."""
 
     def __init__(self, folder: Path, workers: int = 2) -> None:
         self._file = compose()
         self._folder = folder
         self._programs = postgres_programs()
         self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-        self._more_ports = free_ports(workers)  # of the health of each Dask worker
+        self._health_ports = free_ports(workers)  # one for each Dask worker
         self._paths = {
             "/data": folder / "seaweed",
             "/data/source": folder / "source",
@@ -80,37 +80,37 @@ class Services:
         self.processes: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def port(self, number: int) -> int:
-        """The port of this machine that stands for one of the file."""
+        """The local port that replaces a port of the file."""
         return self._ports[number]
 
     def environment(self, service: str) -> dict[str, str]:
-        """The service's environment, here."""
+        """The service's environment with local ports and folders."""
         given = self._file["services"][service].get("environment", {})
-        found = {key: self._here(value) for key, value in given.items()}
+        local = {key: self._localized(value) for key, value in given.items()}
         hosts = {key: "127.0.0.1" for key, value in given.items() if value in _HOSTS}
-        return found | hosts
+        return local | hosts
 
     def folder(self, target: str) -> Path:
-        """The folder that stands for a volume's."""
+        """The local folder that replaces a volume."""
         return self._paths[target]
 
     def kill(self, name: str, index: int) -> None:
-        """End one process of a service, and all that it started, at once."""
+        """Kill one process of a service and its children."""
         _kill(self.processes[name].pop(index))
 
     def kill_children(self, name: str) -> None:
-        """End at once what the processes of a service started, not themselves."""
+        """Kill the children of a service's processes, but not the processes."""
         for process in self.processes[name]:
             for child in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
 
     def start(self, *names: str) -> None:
-        """Start these services, each as soon as those that it depends on are healthy."""
+        """Start these services, each as soon as its dependencies are healthy."""
         waiting, healthy = set(names), set()
         deadline = time.monotonic() + _DEADLINE_S
         while not set(names) <= healthy:
-            assert time.monotonic() < deadline, self.told()
+            assert time.monotonic() < deadline, self.log_tails()
             for name in sorted(waiting):
                 if set(self._file["services"][name].get("depends_on", {})) <= healthy:
                     waiting.remove(name)
@@ -121,24 +121,26 @@ class Services:
             time.sleep(0.3)
 
     def stop(self) -> None:
-        """End every process, and all that they started."""
+        """Kill all processes and their children."""
         for group in self.processes.values():
             while group:
                 _kill(group.pop())
 
-    def told(self) -> str:
-        """The last words of every service, for a test that fails."""
+    def log_tails(self) -> str:
+        """The last lines of every service's log, for the message of a failed assertion."""
         return "\n".join(
             f"== {log.stem}\n{log.read_text(errors='replace')[-1500:]}" for log in self._folder.glob("*.log")
         )
 
     def _start(self, name: str, index: int) -> subprocess.Popen[bytes]:
         service = self._file["services"][name]
-        command = [self._here(word, index) for word in [*service.get("entrypoint", []), *service["command"]]]
+        command = [
+            self._localized(word, index) for word in [*service.get("entrypoint", []), *service["command"]]
+        ]
         user = None
         if name == "postgres":
-            folder = self._lay_out_database()
-            # Its port and folders are the image's own, and this machine may lose its power meanwhile.
+            folder = self._init_database()
+            # In the image, the entry point sets the port and the folders.
             command += ["-D", str(folder), "-k", str(folder), "-p", str(self.port(5432)), "-h", "127.0.0.1"]
             user = _postgres_user()
         with (self._folder / f"{name}{index}.log").open("wb") as log:
@@ -160,14 +162,15 @@ class Services:
     def _is_ready(self, name: str) -> bool:
         if "healthcheck" not in self._file["services"][name]:
             (process,) = self.processes[name]
-            assert process.poll() in (None, 0), self.told()
+            assert process.poll() in (None, 0), self.log_tails()
             return process.poll() == 0
         for index, process in enumerate(self.processes[name]):
-            assert process.poll() is None, self.told()
+            assert process.poll() is None, self.log_tails()
             check = [
-                self._here(word, index) for word in self._file["services"][name]["healthcheck"]["test"][1:]
+                self._localized(word, index)
+                for word in self._file["services"][name]["healthcheck"]["test"][1:]
             ]
-            if check[0] == "wget":  # which not every machine has
+            if check[0] == "wget":  # not installed on every machine
                 check = ["python", "-c", f"import urllib.request as u; u.urlopen({check[-1]!r}, timeout=5)"]
             if check[0] == "pg_isready":
                 check += ["--port", str(self.port(5432))]
@@ -178,22 +181,22 @@ class Services:
                 return False
         return True
 
-    def _here(self, text: str, index: int = 0) -> str:
-        """The text with this machine's loopback, ports and folders."""
-        ports: Mapping[int, int] = self._ports | {8788: self._more_ports[index]}
-        replaced = {
+    def _localized(self, text: str, index: int = 0) -> str:
+        """The text with local host names, ports and folders."""
+        ports: Mapping[int, int] = self._ports | {8788: self._health_ports[index]}
+        replacements = {
             **{rf"\b{host}(?=:\d)": "127.0.0.1" for host in _HOSTS},
             r"(?<=-ip=)seaweedfs\b": "127.0.0.1",
             r"\b0\.0\.0\.0\b": "127.0.0.1",
-            **{rf"(?<![\w.]){port}\b": str(here) for port, here in ports.items()},
-            **{rf"(?<![\w/:]){re.escape(path)}(?![\w/])": str(here) for path, here in self._paths.items()},
+            **{rf"(?<![\w.]){port}\b": str(local) for port, local in ports.items()},
+            **{rf"(?<![\w/:]){re.escape(path)}(?![\w/])": str(local) for path, local in self._paths.items()},
         }
-        parts = re.compile("|".join(f"({pattern})" for pattern in replaced))
-        values = list(replaced.values())
-        return parts.sub(lambda found: values[(found.lastindex or 1) - 1], text)
+        parts = re.compile("|".join(f"({pattern})" for pattern in replacements))
+        values = list(replacements.values())
+        return parts.sub(lambda match: values[(match.lastindex or 1) - 1], text)
 
-    def _lay_out_database(self) -> Path:
-        """What the image's first start does: a cluster, its owner and its database."""
+    def _init_database(self) -> Path:
+        """Create a database cluster with its owner and its database, as the image does at its first start."""
         folder = self._folder / "postgres"
         folder.mkdir()
         user = _postgres_user()
@@ -204,7 +207,7 @@ class Services:
         secret = folder.with_suffix(".secret")
         secret.write_text(given["POSTGRES_PASSWORD"])
         secret.chmod(0o644)
-        settle = {"cwd": "/", "user": user, "check": True, "stdout": subprocess.DEVNULL}
+        options = {"cwd": "/", "user": user, "check": True, "stdout": subprocess.DEVNULL}
         owner = ["--username", given["POSTGRES_USER"], f"--pwfile={secret}", "--auth=scram-sha-256"]
         cluster = [
             self._programs / "initdb",
@@ -215,23 +218,23 @@ class Services:
             "--locale=C",
             "--no-sync",
         ]
-        subprocess.run(cluster, **settle)
-        alone = [self._programs / "postgres", "--single", "-D", folder, "postgres"]
-        subprocess.run(alone, input=f"create database {given['POSTGRES_DB']}\n".encode(), **settle)
+        subprocess.run(cluster, **options)
+        single_user = [self._programs / "postgres", "--single", "-D", folder, "postgres"]
+        subprocess.run(single_user, input=f"create database {given['POSTGRES_DB']}\n".encode(), **options)
         return folder
 
 
 def _postgres_user() -> str | None:
-    """PostgreSQL does not run as root; Debian's package brings a user for it."""
+    """The user to run PostgreSQL as: it refuses to run as root, so Debian's package creates one."""
     return "postgres" if os.getuid() == 0 else None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    everyone = []
+    processes = []
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
-        everyone = [parent, *parent.children(recursive=True)]
-    for found in everyone:
+        processes = [parent, *parent.children(recursive=True)]
+    for running in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            found.kill()
+            running.kill()
     process.wait(30)

@@ -1,10 +1,11 @@
-"""The build as its users run it: whole commands, real Prefect, real Dask workers."""
+"""The build as users run it: whole commands with a real Prefect server and real Dask workers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -39,25 +40,26 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a build without failures."""
     store = tmp_path_factory.mktemp("undisturbed") / "store"
     code, line, _ = build(phantom, store)
     assert (code, line["processed"], line["refused"]) == (0, 5, 0)
     return store
 
 
-def test_all_is_stored_and_nothing_is_done_twice(phantom: Path, undisturbed: Path) -> None:
+def test_a_second_build_changes_nothing(phantom: Path, undisturbed: Path) -> None:
     store = open_store(undisturbed)
     assert len(store) == 5
     assert list(check_store(store)) == []
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
-    code, line, told = build(phantom, undisturbed)
+    code, line, stderr = build(phantom, undisturbed)
     assert (code, line["processed"], line["unchanged"]) == (0, 0, 5)
     assert line["root_digest"] == store.root_digest
-    assert "Nothing new" in told
+    assert "Nothing new" in stderr
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
 
 
-def test_the_flow_stores_what_the_path_of_one_study_does(
+def test_the_flow_stores_the_same_as_processing_each_study(
     phantom: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     writer = StoreWriter(tmp_path / "store", RECIPE)
@@ -65,7 +67,7 @@ def test_the_flow_stores_what_the_path_of_one_study_does(
     assert writer.commit(records).root_digest == open_store(undisturbed).root_digest
 
 
-def test_only_what_is_new_or_changed_is_worked_on(phantom: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_only_new_and_changed_studies_are_processed(phantom: Path, undisturbed: Path, tmp_path: Path) -> None:
     source, store = tmp_path / "source", tmp_path / "store"
     shutil.copytree(phantom, source)
     shutil.copytree(undisturbed, store)
@@ -74,11 +76,13 @@ def test_only_what_is_new_or_changed_is_worked_on(phantom: Path, undisturbed: Pa
     changed = sorted(folders[1].iterdir())[0]
     stat = changed.stat()
     content = bytearray(changed.read_bytes())
-    content[-1000] ^= 1  # one bit of one voxel, with the date put back: content decides
+    content[-1000] ^= 1  # one bit of one voxel; the modification time is restored, since content decides
     changed.write_bytes(content)
     os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    (sorted(folders[2].iterdir())[0]).touch()  # another date, the same content
-    shutil.copytree(folders[0], source / "train_images" / "1.2.3.4")  # new; its slices name another study
+    (sorted(folders[2].iterdir())[0]).touch()  # another modification time, the same content
+    shutil.copytree(
+        folders[0], source / "train_images" / "1.2.3.4"
+    )  # new; its slices have the UID of another study
     code, line, _ = build(source, store)
     assert (code, line["processed"], line["unchanged"], line["version"]) == (0, 2, 4, 2)
     new = open_store(store)
@@ -89,50 +93,53 @@ def test_only_what_is_new_or_changed_is_worked_on(phantom: Path, undisturbed: Pa
     assert open_store(store, version=1).root_digest == old.root_digest
 
 
-def test_a_bad_study_is_refused_and_stops_no_other(phantom: Path, tmp_path: Path) -> None:
+def test_invalid_studies_are_refused_and_the_others_built(phantom: Path, tmp_path: Path) -> None:
     source, store = tmp_path / "source", tmp_path / "store"
     shutil.copytree(phantom, source)
     folders = sorted((source / "train_images").iterdir())
     slices = sorted(folders[0].iterdir(), key=lambda path: int(path.stem))
     slices[len(slices) // 2].unlink()
-    cut = sorted(folders[1].iterdir())[3]
-    cut.write_bytes(cut.read_bytes()[:-100])
-    code, line, told = build(source, store)
+    truncated = sorted(folders[1].iterdir())[3]
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    code, line, stderr = build(source, store)
     assert (code, line["processed"], line["refused"]) == (3, 3, 2)
     refused = {entry["uid"]: entry["code"] for entry in open_store(store).refused}
     assert refused.keys() == {folders[0].name, folders[1].name}
     assert refused[folders[0].name] == "SLICE_GAP"
-    assert all(f"{uid} [{code}]" in told for uid, code in refused.items())
+    assert all(f"{uid} [{code}]" in stderr for uid, code in refused.items())
     record = Record.model_validate_json((store / Record.key(folders[0].name)).read_bytes())
     assert record.refusal is not None
     assert record.refusal.code == "SLICE_GAP"
-    # Refused and unchanged: told again, not tried again.
+    # Refused and unchanged: reported again, but not processed again.
     code, line, _ = build(source, store)
     assert (code, line["processed"], line["unchanged"], line["refused"], line["version"]) == (3, 0, 3, 2, 1)
 
 
 def stop_after(records: int, source: Path, store: Path, kind: signal.Signals) -> tuple[int, str]:
-    """Start a build, signal its whole group once that many studies are done; its status and last words."""
-    running = start("build_dataset", source, "--store", store)
+    """Start a build, and signal its process group once that many studies are done.
+
+    Returns its exit status and its standard error.
+    """
+    process = start("build_dataset", source, "--store", store)
     deadline = time.monotonic() + 200
     while len(list(store.glob("studies/*/record.json"))) < records:
         assert time.monotonic() < deadline
-        assert running.poll() is None, "it ended before it could be stopped"
+        assert process.poll() is None, "it ended before it could be stopped"
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(running.pid, kind)
-    _, told = running.communicate(timeout=30)
-    return running.returncode, told
+        os.killpg(process.pid, kind)
+    _, stderr = process.communicate(timeout=30)
+    return process.returncode, stderr
 
 
-def test_stopped_in_the_middle_it_resumes_to_the_same_dataset(
+def test_a_stopped_build_resumes_to_the_same_dataset(
     phantom: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    status, told = stop_after(1, phantom, store, signal.SIGINT)
+    status, stderr = stop_after(1, phantom, store, signal.SIGINT)
     assert status == 130
-    assert "run the same command again" in told
-    assert "Traceback" not in told
+    assert "run the same command again" in stderr
+    assert "Traceback" not in stderr
     status, _ = stop_after(3, phantom, store, signal.SIGKILL)
     assert status == -signal.SIGKILL
     kept = len(list(store.glob("studies/*/record.json")))
@@ -144,51 +151,68 @@ def test_stopped_in_the_middle_it_resumes_to_the_same_dataset(
     assert list(check_store(open_store(store))) == []
 
 
+def test_a_build_without_new_studies_needs_no_prefect(phantom: Path, undisturbed: Path) -> None:
+    options = ["build_dataset", "--source", str(phantom), "--store", str(undisturbed), "--recipe", "quick"]
+    code = (
+        "import sys, runpy; sys.modules['prefect'] = sys.modules['dask'] = None;"
+        f"sys.argv = {options!r}; runpy.run_module('flows.build_dataset', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing new" in done.stderr
+
+
+def test_unsettled_studies_are_reported(phantom: Path, tmp_path: Path) -> None:
+    shutil.copytree(phantom, tmp_path / "source")
+    status, line, stderr = build(tmp_path / "source", tmp_path / "store", "--settle", "30")
+    assert status == 0, stderr
+    assert (line["processed"], line["left"], line["version"]) == (0, 5, 0)
+    for folder in (tmp_path / "source/train_images").iterdir():
+        assert re.search(rf"^{folder.name} changed \d+ s ago; left for the next build", stderr, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("source", "recipe", "code"),
     [("nothing", "quick", "SOURCE_NOT_FOUND"), ("train_images", "quick", "SOURCE_NOT_FOUND"),
      (".", "no.toml", "RECIPE_INVALID")],
 )  # fmt: skip
-def test_where_nothing_can_be_done(
+def test_errors_of_the_whole_build(
     phantom: Path, tmp_path: Path, source: str, recipe: str, code: str
 ) -> None:
-    status, line, told = build(phantom / source, tmp_path / "store", "--recipe", recipe)
+    status, line, stderr = build(phantom / source, tmp_path / "store", "--recipe", recipe)
     assert status == 1
     assert line["error"]["code"] == code
-    assert f"error: [{code}]" in told
+    assert f"error: [{code}]" in stderr
 
 
-def test_another_recipe_never_mixes_in(phantom: Path, undisturbed: Path) -> None:
+def test_a_store_of_another_recipe_is_an_error(phantom: Path, undisturbed: Path) -> None:
     status, line, _ = build(phantom, undisturbed, "--recipe", "rsna2022")
     assert (status, line["error"]["code"]) == (1, "STORE_FINGERPRINT_DIFFERS")
 
 
-def test_help_answers_at_once() -> None:
+def test_help_takes_under_half_a_second() -> None:
     def seconds() -> float:
         began = time.monotonic()
-        asked = subprocess.run([sys.executable, "-m", "flows.build_dataset", "--help"], capture_output=True)
-        assert asked.returncode == 0
-        assert b"--store" in asked.stdout
+        help_ = subprocess.run([sys.executable, "-m", "flows.build_dataset", "--help"], capture_output=True)
+        assert help_.returncode == 0
+        assert b"--store" in help_.stdout
         return time.monotonic() - began
 
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-def test_a_dataset_is_built_once_for_all_teams(phantom: Path, tmp_path: Path) -> None:
-    """Under a root each recipe has its place, and who asks for the same one finds what is there."""
+def test_a_root_of_datasets_has_one_store_for_each_recipe(phantom: Path, tmp_path: Path) -> None:
     lines = []
     for _ in range(2):
-        status, line, told = run("build_dataset", phantom, "--datasets", tmp_path)
-        assert status == 0, told
+        status, line, stderr = run("build_dataset", phantom, "--datasets", tmp_path)
+        assert status == 0, stderr
         lines.append(line)
     assert [line["processed"] for line in lines] == [5, 0]
     assert lines[0]["store"] == lines[1]["store"] == str(tmp_path / RECIPE.fingerprint[:16])
     assert open_store(tmp_path, recipe=RECIPE).root_digest == lines[0]["root_digest"]
 
 
-def test_the_run_leaves_its_page_with_prefect(
-    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_publishes_its_page(phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "prefect"
     monkeypatch.setenv("PREFECT_HOME", str(home))
     assert build(phantom, tmp_path / "store")[0] == 0
@@ -203,7 +227,7 @@ def test_the_run_leaves_its_page_with_prefect(
     assert states == [("Stored",)] * 5
 
 
-def test_levels_without_a_crop_are_air(undisturbed: Path) -> None:
+def test_levels_without_a_crop_are_filled_with_air(undisturbed: Path) -> None:
     store = open_store(undisturbed)
     located = store.located()
     assert located.any()

@@ -1,4 +1,4 @@
-"""The nightly build in one process, as its users start and end it."""
+"""The nightly build in one process, as users start and stop it."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ def serve(home: Path, *more: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     write_phantom(tmp_path / "source", 2, 3, size=96, slices=40)
-    where = ["--source", str(tmp_path / "source"), "--store", str(tmp_path / "store")]
-    with serve(tmp_path / "prefect", *where, "--cron", "30 3 * * 6", "--settle", "0") as process:
-        family = psutil.Process(process.pid)
+    folders = ["--source", str(tmp_path / "source"), "--store", str(tmp_path / "store")]
+    with serve(tmp_path / "prefect", *folders, "--cron", "30 3 * * 6", "--settle", "0") as process:
+        parent = psutil.Process(process.pid)
         try:
             yield process
         finally:
-            for one in [*family.children(recursive=True), family] if family.is_running() else []:
-                one.kill()
+            for running in [*parent.children(recursive=True), parent] if parent.is_running() else []:
+                running.kill()
 
 
-def test_it_schedules_runs_and_ends_with_its_server(serving: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_runs_are_scheduled_and_the_server_stops_with_the_command(
+    serving: subprocess.Popen[str], tmp_path: Path
+) -> None:
     assert serving.stderr
     assert "Starting Prefect's server" in serving.stderr.readline()
-    told = serving.stderr.readline()
-    found = re.search(r"at 30 3 \* \* 6 \(UTC\).* (http://127\.0\.0\.1:\d+)$", told)
-    assert found, told + serving.stderr.read()
-    with httpx.Client(base_url=f"{found[1]}/api/", timeout=60) as prefect:
+    line = serving.stderr.readline()
+    address = re.search(r"at 30 3 \* \* 6 \(UTC\).* (http://127\.0\.0\.1:\d+)$", line)
+    assert address, line + serving.stderr.read()
+    with httpx.Client(base_url=f"{address[1]}/api/", timeout=60) as prefect:
         nightly = prefect.get("deployments/name/build-dataset/nightly").json()
         assert nightly["schedules"][0]["schedule"] == {
             "cron": "30 3 * * 6",
@@ -72,26 +74,26 @@ def test_it_schedules_runs_and_ends_with_its_server(serving: subprocess.Popen[st
     children = psutil.Process(serving.pid).children(recursive=True)
     assert children
     serving.send_signal(signal.SIGINT)
-    _, told = serving.communicate(timeout=120)
+    _, stderr = serving.communicate(timeout=120)
     assert serving.returncode == 130
-    assert told.splitlines()[-1].startswith("Ended. ")
-    assert "Traceback" not in told
+    assert stderr.splitlines()[-1].startswith("Stopped. ")
+    assert "Traceback" not in stderr
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
-def test_a_server_that_cannot_start_is_said_so(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     process = serve(tmp_path / "file", "--source", str(tmp_path), "--store", str(tmp_path / "store"))
-    _, told = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert told.splitlines()[-1].startswith("error: [UNEXPECTED] Prefect's server did not start.")
+    assert stderr.splitlines()[-1].startswith("error: [UNEXPECTED] Prefect's server did not start.")
 
 
-def test_a_bad_recipe_starts_nothing(tmp_path: Path) -> None:
+def test_an_invalid_recipe_is_an_error_before_the_server_starts(tmp_path: Path) -> None:
     process = serve(
         tmp_path, "--source", str(tmp_path), "--store", str(tmp_path / "store"), "--recipe", "no.toml"
     )
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert told.startswith("error: [RECIPE_INVALID] There is no recipe no.toml")
-    assert len(told.splitlines()) == 1
+    assert stderr.startswith("error: [RECIPE_INVALID] There is no recipe no.toml")
+    assert len(stderr.splitlines()) == 1

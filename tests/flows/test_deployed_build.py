@@ -1,4 +1,4 @@
-"""The whole of docker-compose.yml as plain processes: runs of the deployment, from the API to the store."""
+"""Runs of the nightly deployment on the services of docker-compose.yml, started as plain processes."""
 
 from __future__ import annotations
 
@@ -35,64 +35,64 @@ DEADLINE_S = 300
 
 
 class Prefect:
-    """What these tests ask of Prefect's API."""
+    """The part of Prefect's API that these tests use."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
-    def ask(self, path: str, content: dict[str, Any] | None = None) -> Any:
-        asked = self._client.get(path) if content is None else self._client.post(path, json=content)
-        assert asked.is_success, asked.text
-        return asked.json()
+    def request(self, path: str, content: dict[str, Any] | None = None) -> Any:
+        response = self._client.get(path) if content is None else self._client.post(path, json=content)
+        assert response.is_success, response.text
+        return response.json()
 
     def trigger(self, **parameters: Any) -> str:
-        """Start a run of the deployment; its id. What is copied a moment ago is taken too."""
-        deployment = self.ask("deployments/name/build-dataset/nightly")["id"]
-        wanted = {"parameters": {"settle_minutes": 0, **parameters}, "state": {"type": "SCHEDULED"}}
-        run: str = self.ask(f"deployments/{deployment}/create_flow_run", wanted)["id"]
+        """Start a run of the deployment that does not wait for studies to settle; returns its ID."""
+        deployment = self.request("deployments/name/build-dataset/nightly")["id"]
+        content = {"parameters": {"settle_minutes": 0, **parameters}, "state": {"type": "SCHEDULED"}}
+        run: str = self.request(f"deployments/{deployment}/create_flow_run", content)["id"]
         return run
 
     def state(self, run: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(f"flow_runs/{run}")["state"]
-        return found
+        state: dict[str, Any] = self.request(f"flow_runs/{run}")["state"]
+        return state
 
-    def ended(self, run: str) -> dict[str, Any]:
-        """The run's last state."""
-        await_(lambda: self.state(run)["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+    def final_state(self, run: str) -> dict[str, Any]:
+        """Wait until the run has ended."""
+        wait_until(lambda: self.state(run)["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
         return self.state(run)
 
     def page(self, run: str) -> str:
-        """The page that the run left."""
-        (artifact,) = self.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+        """The page that the run published."""
+        (artifact,) = self.request("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         assert (artifact["key"], artifact["type"]) == ("build-dataset", "markdown")
         page: str = artifact["data"]
         return page
 
     def tasks(self, run: str, prefix: str = "") -> list[str]:
-        """The states of the run's tasks whose names begin so."""
-        found = self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
-        return [task["state_name"] for task in found if task["name"].startswith(prefix)]
+        """The states of the run's tasks whose names start with ``prefix``."""
+        tasks = self.request("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return [task["state_name"] for task in tasks if task["name"].startswith(prefix)]
 
     def failure(self, run: str) -> dict[str, Any]:
-        """The one event that tells the run's failure."""
-        wanted = {"filter": {"event": {"name": ["spine-etl.build.failed"]}}}
-        found: list[dict[str, Any]] = []
+        """Wait for the run's failure event, which must be the only one."""
+        content = {"filter": {"event": {"name": ["spine-etl.build.failed"]}}}
+        emitted: list[dict[str, Any]] = []
 
-        def told() -> bool:
-            events = self.ask("events/filter", wanted)["events"]
-            found[:] = [
+        def is_emitted() -> bool:
+            events = self.request("events/filter", content)["events"]
+            emitted[:] = [
                 event for event in events if f"prefect.flow-run.{run}" in json.dumps(event["related"])
             ]
-            return bool(found)
+            return bool(emitted)
 
-        await_(told)
-        assert len(found) == 1
-        return found[0]
+        wait_until(is_emitted)
+        assert len(emitted) == 1
+        return emitted[0]
 
 
-def await_(what: Callable[[], Any]) -> None:
+def wait_until(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -128,14 +128,14 @@ def prefect(services: Services) -> Iterator[Prefect]:
 
 @pytest.fixture
 def s3(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process's way to the store: the builder's."""
+    """Give this process the builder's credentials."""
     for name, value in services.environment("worker").items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
 
 
 def local_build(source: Path, store: Path) -> str:
-    """The root digest of the same studies built one after the other, without any of the services."""
+    """The root digest of the same studies, built one after the other without the services."""
     writer = StoreWriter(store, RECIPE)
     records = [process_study(study, writer) for study in discover_studies(source, list(RECIPE.levels))]
     return writer.commit(records).root_digest
@@ -148,22 +148,22 @@ def digest(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def another_build(services: Services, store: str) -> Iterator[None]:
-    """A process that holds the store's turn, as a run of any deployment does."""
+    """Another process that builds into the store, as a run of any deployment does."""
     code = (
-        "import sys; from flows.building.deployment import only_run_of\n"
-        "with only_run_of(sys.argv[1]): print(); input()"
+        "import sys; from flows.building.deployment import exclusive_run\n"
+        "with exclusive_run(sys.argv[1]): print(); input()"
     )
     settings = {"PREFECT_API_URL": services.environment("worker")["PREFECT_API_URL"]}
-    holding = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, store], cwd=ROOT, env=os.environ | settings, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    with holding:
-        assert holding.stdout
-        assert holding.stdout.readline() == b"\n"
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
         yield
-        holding.communicate(b"\n", timeout=60)
-    assert holding.returncode == 0
+        process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
 
 
 def quick(store: str) -> dict[str, Any]:
@@ -171,47 +171,47 @@ def quick(store: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_run_commits_to_s3_and_the_next_does_nothing_new(
+def test_a_run_commits_to_s3_and_the_next_run_changes_nothing(
     prefect: Prefect, services: Services, digest: str
 ) -> None:
     store = "s3://spine/plain"
     run = prefect.trigger(**quick(store))
-    state = prefect.ended(run)
-    assert state["type"] == "COMPLETED", (state, services.told())
+    state = prefect.final_state(run)
+    assert state["type"] == "COMPLETED", (state, services.log_tails())
     built = open_store(store)
     assert (len(built), built.root_digest, list(check_store(built))) == (STUDIES, digest, [])
     assert f"Version **1** of `{store}`, root digest `{digest}`" in prefect.page(run)
     assert prefect.tasks(run, "1.") == ["Stored"] * STUDIES
-    # The next one waits while somebody else builds there, and then finds that nothing is new.
+    # The next run waits while another build uses the store, and then has nothing to process.
     with another_build(services, store):
         run = prefect.trigger(**quick(store))
-        await_(lambda: prefect.state(run)["type"] == "RUNNING")
+        wait_until(lambda: prefect.state(run)["type"] == "RUNNING")
         time.sleep(2)
         assert prefect.tasks(run) == []
-    assert prefect.ended(run)["type"] == "COMPLETED"
+    assert prefect.final_state(run)["type"] == "COMPLETED"
     assert f"| 0 | {STUDIES} | 0 |" in prefect.page(run)
     assert open_store(store).version == 1
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_killed_dask_worker_changes_nothing(prefect: Prefect, services: Services, digest: str) -> None:
+def test_a_run_survives_a_killed_dask_worker(prefect: Prefect, services: Services, digest: str) -> None:
     store, key = "s3://spine/killed", Record.key
     uids = [study.uid for study in discover_studies(services.folder("/data/source"), list(RECIPE.levels))]
     run = prefect.trigger(**quick(store))
-    await_(lambda: any(open_location(store).exists(key(uid)) for uid in uids))
+    wait_until(lambda: any(open_location(store).exists(key(uid)) for uid in uids))
     services.kill("dask-worker", 0)
-    assert prefect.state(run)["type"] == "RUNNING", "it was over before the worker was killed"
-    assert prefect.ended(run)["type"] == "COMPLETED"
+    assert prefect.state(run)["type"] == "RUNNING", "the run ended before the worker was killed"
+    assert prefect.final_state(run)["type"] == "COMPLETED"
     built = open_store(store)
     assert (built.root_digest, built.refused, list(check_store(built))) == (digest, [], [])
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_refused_store_fails_the_run_in_one_line_and_tells_it(prefect: Prefect) -> None:
+def test_a_failed_run_has_a_one_line_message_and_emits_an_event(prefect: Prefect) -> None:
     store = "s3://spine/other"
     StoreWriter(store, RECIPE)
-    run = prefect.trigger(store=store)  # with the deployment's own recipe, rsna2022
-    state = prefect.ended(run)
+    run = prefect.trigger(store=store)  # with the recipe of the deployment, rsna2022
+    state = prefect.final_state(run)
     assert (state["type"], state["name"]) == ("FAILED", "Failed")
     assert state["message"].startswith("[STORE_FINGERPRINT_DIFFERS] ")
     assert "\n" not in state["message"]
@@ -224,15 +224,15 @@ def test_a_refused_store_fails_the_run_in_one_line_and_tells_it(prefect: Prefect
     assert event["payload"].keys() == {"code", "reason", "action"}
 
 
-def test_a_killed_run_is_told(prefect: Prefect, services: Services) -> None:
+def test_a_killed_run_emits_the_failure_event(prefect: Prefect, services: Services) -> None:
     run = prefect.trigger(**quick("s3://spine/crashed"))
-    await_(lambda: prefect.state(run)["type"] == "RUNNING")
+    wait_until(lambda: prefect.state(run)["type"] == "RUNNING")
     services.kill_children("worker")
-    assert prefect.ended(run)["type"] == "CRASHED"
+    assert prefect.final_state(run)["type"] == "CRASHED"
     assert prefect.failure(run)["payload"]["code"] == "UNEXPECTED"
 
 
-def test_the_reader_reads_and_no_more(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reader_role_can_only_read(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer's role."""
     for name, value in services.environment("trainer").items():
         monkeypatch.setenv(name, value)
