@@ -13,9 +13,9 @@ from model.options import ExplainOptions
 
 def explain(options: ExplainOptions) -> None:
     """Draw as the options say. Raises SpineError."""
-    from model.inference.explanation import draw
+    from model.inference.explanation import explain_study
 
-    draw(options)
+    explain_study(options)
     print(f"Wrote {options.out}")
 
 

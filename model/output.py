@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spine_etl.errors import OutputUnwritable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -41,3 +46,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG. Raises OutputUnwritable, also if the path does not end in .png."""
+    if path.suffix.lower() != ".png":
+        raise OutputUnwritable(f"{path.name}: pictures are PNG.", action="Name a file that ends in .png.")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    write_atomically(path, content.getvalue())

@@ -1,7 +1,7 @@
-"""The competition's measure, what a constant scores in it, and the area under the ROC curve.
+"""The competition's weighted log loss, the scores of constants, and the area under the ROC curve.
 
 Arrays are (studies, levels + 1): a column for each level from head to foot (C1..C7), then patient_overall.
-Labels are 0, 1 or -1 (unknown); what is unknown takes part in nothing.
+Labels are 0, 1 or -1 (unknown); unknown labels are ignored.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Convention = Literal["global", "per_study"]
 VERTEBRA_WEIGHTS = (1.0, 2.0)
 """Weights of a negative and of a positive vertebra (RSNA 2022, evaluation page)."""
 PATIENT_WEIGHTS = (7.0, 14.0)
-"""Weights of a negative and of a positive patient: as much as all seven vertebrae together."""
+"""Weights of a negative and of a positive patient: as much as those of all seven vertebrae together."""
 CLIP = 1e-7
-"""Probabilities are kept this far from 0 and 1, so that one sure mistake costs 16, not infinity."""
+"""Distance that probabilities keep from 0 and 1, so that a certain mistake costs 16 and not infinity."""
 
 
 def label_weights(labels: npt.ArrayLike) -> FloatArray:
@@ -48,12 +48,12 @@ def weighted_log_loss(
     Raises
     ------
     ValueError
-        If the shapes differ, no label is known, or the probability of a known label is none.
+        If the shapes differ, no label is known, or a known label has a probability outside 0 to 1.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim != 2 or labels.shape != probabilities.shape:
         raise ValueError(
-            f"labels {labels.shape} and probabilities {probabilities.shape} must be one 2D shape"
+            f"labels {labels.shape} and probabilities {probabilities.shape} must have the same 2D shape"
         )
     weights = label_weights(labels)
     known = weights > 0
@@ -72,11 +72,11 @@ def weighted_log_loss(
 
 
 def constant_baselines(train_labels: npt.ArrayLike) -> dict[str, FloatArray]:
-    """What can be said without looking at a picture: a probability (levels + 1,) for each column.
+    """Constant predictions, which need no image: a probability (levels + 1,) for each column.
 
-    ``half``: 0.5 everywhere. ``prevalence``: the mean of the column's known labels. ``weighted_prevalence``:
-    their mean under the weights, the constant that minimises the global loss: the one to beat. A column
-    without any known label has 0.5.
+    ``half`` is 0.5 everywhere; ``prevalence`` is the mean of the column's known labels;
+    ``weighted_prevalence`` is their mean under the weights, the constant that minimises the global loss and
+    the one to beat. A column without any known label has 0.5.
     """
     labels = np.asarray(train_labels)
     weights, known = label_weights(labels), labels >= 0
@@ -84,28 +84,28 @@ def constant_baselines(train_labels: npt.ArrayLike) -> dict[str, FloatArray]:
     positive = labels == 1
     return {
         "half": half,
-        "prevalence": _share(positive, known.astype(np.float64), half),
-        "weighted_prevalence": _share(positive, weights, half),
+        "prevalence": _weighted_mean(positive, known.astype(np.float64), half),
+        "weighted_prevalence": _weighted_mean(positive, weights, half),
     }
 
 
-def _share(positive: npt.NDArray[np.bool_], weights: FloatArray, otherwise: FloatArray) -> FloatArray:
+def _weighted_mean(positive: npt.NDArray[np.bool_], weights: FloatArray, default: FloatArray) -> FloatArray:
     total = weights.sum(axis=0)
     mean = (positive * weights).sum(axis=0) / np.maximum(total, 1e-9)
-    share: FloatArray = np.where(total > 0, mean, otherwise)
-    return share
+    result: FloatArray = np.where(total > 0, mean, default)
+    return result
 
 
 def auroc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> FloatArray:
-    """(levels + 1,): the area under each column's ROC curve, NaN where its known labels are all alike."""
+    """(levels + 1,): the area under each column's ROC curve, NaN where its known labels are all the same."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     return np.array([_area(labels[:, k], probabilities[:, k]) for k in range(labels.shape[1])])
 
 
 def pooled_auroc(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """The area under the ROC curve of all vertebrae together, NaN where all are alike.
+    """The area under the ROC curve of all vertebrae together, NaN if all labels are the same.
 
-    With few studies most levels hold one fracture or none, and their own areas are NaN or a coin's throw.
+    With few studies most levels have at most one fracture, so their own areas are NaN or mostly chance.
     """
     return _area(np.asarray(labels)[:, :-1].ravel(), np.asarray(probabilities)[:, :-1].ravel())
 
@@ -117,6 +117,6 @@ def _area(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> float:
     import torch
     from torchmetrics.functional.classification import binary_auroc
 
-    # As float64: torchmetrics would take float32 ties for equal ranks.
+    # As float64: probabilities that differ only beyond float32 would be ties.
     scores = torch.as_tensor(probabilities[known], dtype=torch.float64)
     return float(binary_auroc(scores, torch.as_tensor(labels[known], dtype=torch.int64)))

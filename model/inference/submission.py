@@ -1,4 +1,4 @@
-"""From finished runs to a table of probabilities, and its score: `model.predict` without the command line."""
+"""The submission table of finished runs, and its score: `model.predict` without the command line."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from model.output import write_atomically
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
 
-_LEAST = 0.01
-"""A level that was never fractured in the training folds may still be in what cannot be seen."""
+_MIN_PROBABILITY = 0.01
+"""Bound of the constant: a level never fractured in the training folds may still be fractured."""
 
 
 def predict_store(options: PredictOptions) -> dict[str, Any] | None:
-    """Write the table; with ``evaluate``, also tell and return the score.
+    """Write the table; with ``evaluate``, also print and return the score.
 
-    A level that is not located, a study without any, and a study that the build refused get the weighted
-    prevalence of the training folds, the best constant there is, though never less than 1 % nor more than
-    99 %; standard error says how many.
+    A level that is not located, a study without any located level, and a study that the build refused get
+    the weighted prevalence of the training folds, the best constant there is, but never less than 1 % nor
+    more than 99 %. Warnings on standard error give their numbers.
 
     Raises
     ------
     CheckpointInvalid
-        If a run is not finished, is of another recipe, or trained on the fold that is to be scored.
+        If a run has not finished, was trained on a store of another recipe or on the fold to be scored.
     FoldInvalid
-        If the fold is none of the store's, holds no labelled study, or is missing beside ``evaluate``.
+        If the store has no such fold, the fold has no labelled study, or ``evaluate`` lacks a fold.
     StoreError
         If the store, or a study's objects, cannot be read.
     """
@@ -50,44 +50,51 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     models = [load_model(run, store) for run in options.checkpoint]
     if options.evaluate:
         _check_held_out(options, [model for _, model in models])
-    table = np.mean(
-        [
-            Predictor(network.to(device), model.view, store, device).probabilities(studies, model.temperature)
-            for network, model in models
-        ],
-        axis=0,
-    )
+    predictions = [
+        Predictor(network.to(device), model.view, store, device).probabilities(studies, model.temperature)
+        for network, model in models
+    ]
+    table = np.mean(predictions, axis=0)
     constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
-    constant = constant.clip(_LEAST, 1 - _LEAST)
-    unseen = np.isnan(table)
-    table = np.where(unseen, constant, table)
-    blind = unseen.all(axis=1)
+    constant = constant.clip(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+    missing = np.isnan(table)
+    table = np.where(missing, constant, table)
+    without_crops = missing.all(axis=1)
     uids = [store.study_uids[study] for study in studies.tolist()]
     if options.fold is None:
         refused = [entry["uid"] for entry in store.refused]
         table = np.concatenate([table, np.tile(constant, (len(refused), 1))])
         uids += refused
         _warn(len(refused), "studies refused by the build")
-    _warn(int(blind.sum()), "studies without a located vertebra")
-    _warn(int(unseen[~blind].sum()), "levels that are not located")
-    _write_table(options.out, uids, [*store.levels, "patient_overall"], table)
+    _warn(int(without_crops.sum()), "studies without a located vertebra")
+    _warn(int(missing[~without_crops].sum()), "levels that are not located")
+    columns = [*store.levels, "patient_overall"]
+    _write_table(options.out, uids, columns, table)
     if not options.evaluate:
         return None
     score = evaluate(store, studies, table)
-    _tell(score, options.json)
+    _print_score(score, options.json)
     if options.pictures:
         from model.inference.curves import draw_curves
 
-        draw_curves(study_labels(store, studies), table, [*store.levels, "patient_overall"], options.pictures)
+        draw_curves(study_labels(store, studies), table, columns, options.pictures)
     return score
 
 
 def evaluate(store: Store, studies: Indices, table: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """The score of a fold's studies, all of one fold, beside that of the constant.
+    """Score the predictions for studies of one fold.
 
-    ``baseline`` is the weighted prevalence of the other folds. ``auroc`` is the mean over the columns whose
-    labels are not all alike, ``auroc_patient`` and ``auroc_levels`` are its parts (None where undefined),
-    ``auroc_vertebrae`` pools all vertebrae.
+    Parameters
+    ----------
+    studies, table
+        Indices of the studies, and their probabilities (studies, levels + 1).
+
+    Returns
+    -------
+    dict
+        ``baseline`` is the loss of a constant, the weighted prevalence of the other folds. ``auroc`` is the
+        mean over the columns with both kinds of labels; ``auroc_patient`` and ``auroc_levels`` are the single
+        columns, None where undefined; ``auroc_vertebrae`` pools all vertebrae.
     """
     labels = study_labels(store, studies)
     others = np.flatnonzero(store.table["fold"] != store.table["fold"][studies[0]])
@@ -97,26 +104,26 @@ def evaluate(store: Store, studies: Indices, table: npt.NDArray[np.float64]) -> 
     return {
         "weighted_log_loss": weighted_log_loss(labels, table),
         "baseline": weighted_log_loss(labels, constants),
-        "auroc": _number(float(np.nanmean(areas))) if not np.isnan(areas).all() else None,
+        "auroc": _none_if_nan(float(np.nanmean(areas))) if not np.isnan(areas).all() else None,
         "studies": len(studies),
         "weighted_log_loss_per_study": weighted_log_loss(labels, table, "per_study"),
         "baseline_per_study": weighted_log_loss(labels, constants, "per_study"),
-        "auroc_patient": _number(areas[-1]),
-        "auroc_vertebrae": _number(pooled_auroc(labels, table)),
+        "auroc_patient": _none_if_nan(areas[-1]),
+        "auroc_vertebrae": _none_if_nan(pooled_auroc(labels, table)),
         "auroc_levels": {
-            name: _number(area) for name, area in zip(store.levels, areas.tolist(), strict=False)
+            name: _none_if_nan(area) for name, area in zip(store.levels, areas.tolist(), strict=False)
         },
         "studies_without_crops": int((~store.located()[studies].any(axis=1)).sum()),
     }
 
 
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
+def _none_if_nan(value: float) -> float | None:
+    """JSON has no NaN."""
     return None if math.isnan(value) else float(value)
 
 
 def _studies(store: Store, options: PredictOptions) -> Indices:
-    """The studies to predict: all, or the fold's; to be scored, those with a label."""
+    """The studies to predict: all, or those of the fold; with ``evaluate``, only those with a label."""
     if options.fold is None:
         if options.evaluate:
             raise FoldInvalid("--evaluate needs the --fold that the runs held out.")
@@ -129,7 +136,7 @@ def _studies(store: Store, options: PredictOptions) -> Indices:
     if options.evaluate:
         studies = studies[(study_labels(store, studies) >= 0).any(axis=1)]
     if not len(studies):
-        raise FoldInvalid(f"fold {options.fold} holds no study to predict.")
+        raise FoldInvalid(f"fold {options.fold} has no study to predict.")
     return studies
 
 
@@ -137,14 +144,16 @@ def _check_held_out(options: PredictOptions, models: Sequence[ModelDescription])
     for run, model in zip(options.checkpoint, models, strict=True):
         if model.fold != options.fold:
             raise CheckpointInvalid(
-                f"{run.name} held out fold {model.fold}, so it has seen the studies of fold {options.fold}.",
+                f"{run.name} held out fold {model.fold}, so it was trained on fold {options.fold}.",
                 action="Score only runs that held the fold out.",
             )
 
 
-def _warn(number: int, what: str) -> None:
-    if number:
-        print(f"warning: {number} {what} get the weighted prevalence of the training folds.", file=sys.stderr)
+def _warn(count: int, subject: str) -> None:
+    if count:
+        print(
+            f"warning: {count} {subject} get the weighted prevalence of the training folds.", file=sys.stderr
+        )
 
 
 def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table: FloatArray) -> None:
@@ -157,15 +166,15 @@ def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table:
     write_atomically(path, text.getvalue().encode())
 
 
-def _tell(score: dict[str, Any], as_json: bool) -> None:
+def _print_score(score: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(score))
         return
     print(f"studies                     {score['studies']}")
     print(f"weighted log loss           {score['weighted_log_loss']:.4f}")
-    print(f"  of the constant           {score['baseline']:.4f}")
+    print(f"  of the best constant      {score['baseline']:.4f}")
     print(f"weighted log loss per study {score['weighted_log_loss_per_study']:.4f}")
-    print(f"  of the constant           {score['baseline_per_study']:.4f}")
+    print(f"  of the best constant      {score['baseline_per_study']:.4f}")
     for name in ("auroc", "auroc_patient", "auroc_vertebrae"):
         value = score[name]
-        print(f"{name:28}{'undefined: labels are all alike' if value is None else f'{value:.3f}'}")
+        print(f"{name:28}{'undefined: all labels are the same' if value is None else f'{value:.3f}'}")

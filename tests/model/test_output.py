@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from model.inference.curves import save_picture
-from model.output import write_atomically
+from model.output import write_atomically, write_figure
 from spine_etl.errors import OutputUnwritable
 from spine_etl.store import Store
 
@@ -32,13 +31,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_picture_is_png_or_refused(tmp_path: Path) -> None:
-    save_picture(Figure(), tmp_path / "a.png")
+    write_figure(tmp_path / "a.png", Figure())
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputUnwritable, match=r"a\.xyz"):
-        save_picture(Figure(), tmp_path / "a.xyz")
+        write_figure(tmp_path / "a.xyz", Figure())
     (tmp_path / "file").touch()
     with pytest.raises(OutputUnwritable, match="file cannot be written: File exists"):
-        save_picture(Figure(), tmp_path / "file" / "a.png")
+        write_figure(tmp_path / "file" / "a.png", Figure())
 
 
 @pytest.fixture

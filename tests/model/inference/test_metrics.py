@@ -1,4 +1,4 @@
-"""The competition's loss, its constants on the official labels, and AUROC against a count of pairs."""
+"""The competition's loss, by hand and on the official labels, and AUROC against a count of pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_constants_on_the_official_labels(real_data: Path) -> None:
         assert found == expected[name]
 
 
-def test_by_hand() -> None:
+def test_weighted_log_loss_by_hand() -> None:
     labels = np.array([[0] * 6 + [1, 1], [0] * 8])
     probabilities = np.array([[0.5] * 6 + [0.25, 0.8], [0.5] * 7 + [0.1]])
     first = 6 * np.log(2) + 2 * np.log(4) - 14 * np.log(0.8)
@@ -40,14 +40,14 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("convention", ["global", "per_study"])
-def test_the_unknown_takes_no_part(convention: str) -> None:
+def test_unknown_labels_are_ignored(convention: str) -> None:
     labels = np.array([[1, 0, 1], [0, -1, 0], [-1, -1, -1]])
     probabilities = np.array([[0.7, 0.2, 0.9], [0.1, np.nan, 0.3], [np.nan] * 3])
     without = weighted_log_loss(labels, probabilities, convention)
     assert without == weighted_log_loss(labels[:2], np.nan_to_num(probabilities[:2], nan=0.99), convention)
 
 
-def test_a_sure_mistake_is_finite() -> None:
+def test_certain_mistake_costs_a_finite_loss() -> None:
     loss = weighted_log_loss([[1, 1]], [[0.0, 0.0]])
     assert loss == pytest.approx(-np.log(1e-7))
     assert weighted_log_loss([[1, 1]], [[1.0, 1.0]]) == pytest.approx(0, abs=1e-6)
@@ -57,12 +57,12 @@ def test_a_sure_mistake_is_finite() -> None:
     ("labels", "probabilities"),
     [([[1, 0]], [[0.5]]), ([[-1, -1]], [[0.5, 0.5]]), ([[1, 0]], [[1.5, 0.5]]), ([[1, 0]], [[np.nan, 0.5]])],
 )
-def test_what_cannot_be_scored_is_refused(labels: list[list[int]], probabilities: list[list[float]]) -> None:
+def test_invalid_scores_are_refused(labels: list[list[int]], probabilities: list[list[float]]) -> None:
     with pytest.raises(ValueError, match=r"."):
         weighted_log_loss(labels, probabilities)
 
 
-def test_the_weighted_prevalence_is_the_best_constant() -> None:
+def test_weighted_prevalence_is_the_best_constant() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(-1, 2, (50, 8))
     best = constant_baselines(labels)["weighted_prevalence"]
@@ -73,13 +73,13 @@ def test_the_weighted_prevalence_is_the_best_constant() -> None:
             assert weighted_log_loss(labels, np.broadcast_to(other, labels.shape)) > least
 
 
-def test_a_column_without_labels_has_a_half() -> None:
+def test_column_without_labels_gets_a_half() -> None:
     baselines = constant_baselines(np.array([[-1, 1], [-1, 0]]))
     assert baselines["prevalence"].tolist() == [0.5, 0.5]
     assert baselines["weighted_prevalence"].tolist() == pytest.approx([0.5, 2 / 3])
 
 
-def test_auroc_counts_pairs() -> None:
+def test_auroc_is_the_share_of_ordered_pairs() -> None:
     random = np.random.default_rng(1)
     labels = random.integers(-1, 2, (60, 3))
     probabilities = random.random((60, 3)).round(1)  # with ties
@@ -92,6 +92,6 @@ def test_auroc_counts_pairs() -> None:
     assert pooled_auroc(*joined) == 1.0
 
 
-def test_auroc_of_one_class_is_not_a_number() -> None:
+def test_auroc_of_one_class_is_nan() -> None:
     assert np.isnan(auroc([[0, 1], [0, 0], [-1, 1]], [[0.1, 0.2], [0.3, 0.1], [0.9, 0.9]])[0])
     assert np.isnan(pooled_auroc([[0, 1]], [[0.1, 0.2]]))

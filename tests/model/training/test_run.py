@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.data.targets import split
-from model.inference.explanation import draw
+from model.inference.explanation import explain_study
 from model.inference.predictor import Predictor
 from model.inference.submission import predict_store
 from model.inference.weights import load_model
@@ -468,4 +468,6 @@ def test_what_a_gpu_trained_a_cpu_reads(tiny_store: Store, tmp_path: Path, text:
         predict_store(PredictOptions(where(tiny_store), (run,), out, fold=1, evaluate=True, device=device))
         tables.append(np.loadtxt(out, delimiter=",", skiprows=1, usecols=1))
     np.testing.assert_allclose(*tables, atol=2e-3)
-    draw(ExplainOptions(where(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda"))
+    explain_study(
+        ExplainOptions(where(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda")
+    )
