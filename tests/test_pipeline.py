@@ -43,7 +43,7 @@ def masked(phantom: Phantom) -> list[tuple[Study, PhantomStudy]]:
     studies = [
         (study, truths[study.uid]) for study in discover_studies(source, list(QUICK.levels)) if study.mask
     ]
-    assert {truth.scan.rises for _, truth in studies} == {True, False}
+    assert {truth.scan.foot_to_head for _, truth in studies} == {True, False}
     return studies
 
 
@@ -75,7 +75,7 @@ def test_c1_lies_above_c7_in_both_slice_orders(masked: list[tuple[Study, Phantom
 def test_the_seeds_flip_recipe_is_the_derived_alignment(masked: list[tuple[Study, PhantomStudy]]) -> None:
     checked = 0
     for study, truth in masked:
-        if truth.scan.rises or not isinstance(study.mask, LocalFile):
+        if truth.scan.foot_to_head or not isinstance(study.mask, LocalFile):
             continue  # the recipe holds for files that run from head to foot, and for those alone
         volume = read_series(study.folder)
         assert volume.grid.to_mm((0, 0, 0))[2] > volume.grid.to_mm((volume.grid.shape[0] - 1, 0, 0))[2]

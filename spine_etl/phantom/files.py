@@ -1,7 +1,7 @@
-"""Write a study as the RSNA 2022 set stores it: DICOM slices, NIfTI segmentation, tables.
+"""Write a study in the format of RSNA 2022: DICOM slices, NIfTI segmentation, CSV tables.
 
-The DICOM files hold the attributes that the real ones hold and no others: no Modality, no SOPClassUID, no
-PatientPosition, and no group length in the file meta information.
+The DICOM files have exactly the attributes of the real ones: no Modality, no SOPClassUID, no PatientPosition,
+and no group length in the file meta information.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def _element(tag: int, vr: str, value: bytes, implicit: bool = False) -> bytes:
     """One data element (PS3.5 7.1), padded to an even length."""
     if len(value) % 2:
         value += b"\0" if vr in ("UI", "OB") else b" "
-    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    tag_bytes = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
     if implicit:
-        return head + struct.pack("<I", len(value)) + value
+        return tag_bytes + struct.pack("<I", len(value)) + value
     if vr in ("OB", "OW"):
-        return head + vr.encode() + struct.pack("<HI", 0, len(value)) + value
-    return head + vr.encode() + struct.pack("<H", len(value)) + value
+        return tag_bytes + vr.encode() + struct.pack("<HI", 0, len(value)) + value
+    return tag_bytes + vr.encode() + struct.pack("<H", len(value)) + value
 
 
-def _meta(instance_uid: str, transfer_syntax: str) -> bytes:
+def _file_meta(instance_uid: str, transfer_syntax: str) -> bytes:
     elements = [
         (0x00020001, "OB", b"\0\1"),
         (0x00020002, "UI", b"1.2.840.10008.5.1.4.1.1.2"),  # CT Image Storage
@@ -47,9 +47,9 @@ def _meta(instance_uid: str, transfer_syntax: str) -> bytes:
     return b"".join(_element(*element) for element in elements)
 
 
-def _header(uid: str, scan: Scan, place: int) -> list[tuple[int, str, str | int]]:
-    """The attributes before PixelData: tag, VR, and the text or the US number."""
-    number, pixels = scan.first_file + place, scan.pixels
+def _header(uid: str, scan: Scan, index: int) -> list[tuple[int, str, str | int]]:
+    """Tag, VR and value (a string, or an integer if the VR is US) of the attributes before PixelData."""
+    number, pixels = scan.first_file + index, scan.pixels
     study = uid.rsplit(".", 1)[1]
     return [
         (0x00080018, "UI", f"{uid}.1.{number}"),  # SOPInstanceUID
@@ -61,7 +61,7 @@ def _header(uid: str, scan: Scan, place: int) -> list[tuple[int, str, str | int]
         (0x0020000D, "UI", uid),  # StudyInstanceUID
         (0x0020000E, "UI", f"{uid}.1"),  # SeriesInstanceUID
         (0x00200013, "IS", str(number)),  # InstanceNumber
-        (0x00200032, "DS", "\\".join(scan.position_strings[place])),  # ImagePositionPatient
+        (0x00200032, "DS", "\\".join(scan.position_strings[index])),  # ImagePositionPatient
         (0x00200037, "DS", "\\".join(scan.orientation_strings)),  # ImageOrientationPatient
         (0x00280002, "US", 1),  # SamplesPerPixel
         (0x00280004, "CS", "MONOCHROME2"),
@@ -86,28 +86,28 @@ def _pixel_data(scan: Scan, pixels: Pixels) -> bytes:
         return _element(0x7FE00010, "OW", raw, scan.transfer_syntax == IMPLICIT)
     bits = scan.pixels.bits_stored
     stream = imagecodecs.jpeg8_encode(pixels.view(np.uint16), lossless=True, predictor=1, bitspersample=bits)
-    start = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+    tag_bytes = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
     items: bytes = encapsulate([stream])
-    return start + items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)  # Sequence Delimitation Item
+    return tag_bytes + items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)  # Sequence Delimitation Item
 
 
-def write_slice(path: Path, uid: str, scan: Scan, place: int, pixels: Pixels) -> None:
-    """Write one slice; ``place`` is its place in file order, ``pixels`` (rows, columns) its stored values."""
+def write_slice(path: Path, uid: str, scan: Scan, index: int, pixels: Pixels) -> None:
+    """Write the slice at ``index`` in file order; ``pixels`` (rows, columns) are its stored values."""
     implicit = scan.transfer_syntax == IMPLICIT
     elements = [
         _element(tag, vr, struct.pack("<H", value) if isinstance(value, int) else value.encode(), implicit)
-        for tag, vr, value in _header(uid, scan, place)
+        for tag, vr, value in _header(uid, scan, index)
     ]
-    meta = _meta(f"{uid}.1.{scan.first_file + place}", scan.transfer_syntax)
+    meta = _file_meta(f"{uid}.1.{scan.first_file + index}", scan.transfer_syntax)
     path.write_bytes(b"".join([b"\0" * 128, b"DICM", meta, *elements, _pixel_data(scan, pixels)]))
 
 
 def mask_affine(scan: Scan) -> FloatArray:
-    """(4, 4): NIfTI voxel (i, j, k) to RAS mm, i along a row, j up a column, k from the foot up.
+    """(4, 4): NIfTI voxel (i, j, k) to RAS mm; i along a row, j up a column, k from foot to head.
 
     Pixel (row, column) of the k-th slice from the foot is voxel (column, rows - 1 - row, k).
     """
-    foot, head = scan.positions_mm[[0, -1]] if scan.rises else scan.positions_mm[[-1, 0]]
+    foot, head = scan.positions_mm[[0, -1]] if scan.foot_to_head else scan.positions_mm[[-1, 0]]
     lps = np.eye(4)
     lps[:3, 0] = scan.along_row * scan.pixel_spacing_mm
     lps[:3, 1] = -scan.along_column * scan.pixel_spacing_mm
@@ -119,8 +119,8 @@ def mask_affine(scan: Scan) -> FloatArray:
 
 def write_mask(path: Path, scan: Scan, labels: npt.NDArray[np.uint16]) -> None:
     """Write labels (file order, row, column) as an uncompressed uint16 NIfTI-1, axcodes LAS."""
-    rising = labels if scan.rises else labels[::-1]
-    voxels = rising[:, ::-1].transpose(2, 1, 0)
+    ascending = labels if scan.foot_to_head else labels[::-1]
+    voxels = ascending[:, ::-1].transpose(2, 1, 0)
     image = nib.Nifti1Image(voxels, mask_affine(scan))
     image.set_qform(image.affine, code=2)
     image.set_sform(image.affine, code=1)
@@ -132,7 +132,7 @@ def write_mask(path: Path, scan: Scan, labels: npt.NDArray[np.uint16]) -> None:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with Unix line ends."""
+    """Write a CSV file with Unix line endings."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -1,8 +1,8 @@
-"""Fractures: planes through a vertebra along which bone is missing, stepped or moved away.
+"""Fractures: planes through a vertebra along which bone is lucent, displaced or torn off.
 
 The sites are the common ones (dens and hangman's fractures of C2, Jefferson's of C1, teardrops, split bodies,
-laminae, the shoveller's spinous process), the levels about as frequent as in RSNA's set: C2 and C5 to C7
-most of all. What a fracture moves is still its vertebra's, in the image and in the mask.
+laminae, the clay-shoveler's spinous process). The frequency of the levels is about that of RSNA 2022: mostly
+C2 and C5 to C7. A displaced fragment keeps the label of its vertebra in the mask.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from spine_etl.geometry import FloatArray
+from spine_etl.phantom.anatomy import CERVICAL
 from spine_etl.phantom.shapes import CUT_SIZE
 
-_FREQUENCY = {"C1": 0.08, "C2": 0.21, "C3": 0.05, "C4": 0.08, "C5": 0.15, "C6": 0.19, "C7": 0.24}
+_FREQUENCY = dict(zip(CERVICAL, (0.08, 0.21, 0.05, 0.08, 0.15, 0.19, 0.24), strict=True))
 _EVERYWHERE_MM = 60.0
 _POSITIVE_SHARE = 0.47
-_GOLDEN = (5**0.5 - 1) / 2
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A plane through ``centre`` in the vertebra's frame (mm at scale 1).
+    """A plane through ``centre`` in the frame of the vertebra (mm at scale 1).
 
-    ``kind``: a line (only lucent, as far as ``radius_mm``), a step (what lies beyond the plane slides along
-    ``move``) or a fragment (it is torn off along the normal and slides along ``move``).
+    ``kind`` is ``line`` (lucent within ``radius_mm``, nothing moves), ``step`` (bone beyond the plane slides
+    along ``move``) or ``fragment`` (bone beyond the plane is torn off along the normal and slides along
+    ``move``).
     """
 
     kind: str
@@ -54,23 +56,20 @@ _SUBAXIAL = (
     _Site("line", (9.0, 18.5, -2.0), (0.86, -0.45, 0.2), radius_mm=11.0),
 )
 _SPINOUS = _Site("fragment", (0.0, 29.0, -7.0), (0.0, 0.93, -0.36), (0.0, 0.2, -0.4))
-_SITES = {
-    "C1": _ATLAS,
-    "C2": _AXIS,
-    **dict.fromkeys(("C3", "C4", "C5"), _SUBAXIAL),
-    **dict.fromkeys(("C6", "C7"), (*_SUBAXIAL, _SPINOUS)),
-}
+_LOWER = (*_SUBAXIAL, _SPINOUS)
+_SITES = dict(zip(CERVICAL, (_ATLAS, _AXIS, _SUBAXIAL, _SUBAXIAL, _SUBAXIAL, _LOWER, _LOWER), strict=True))
 
 
 def choose_levels(
     rng: np.random.Generator, seed: int, index: int, allowed: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """None of the allowed levels in 53 % of the studies, else one to three of them, from head to foot.
+    """Fractured levels from head to foot: one to three of ``allowed``, none in 53 % of the studies.
 
-    The positive studies are spread evenly over the indices, so that a few studies already hold both kinds.
+    Positive studies are distributed evenly over the indices, so that a few studies already include both
+    kinds.
     """
     start = np.random.default_rng([seed]).random()
-    if (start + index * _GOLDEN) % 1 >= _POSITIVE_SHARE:
+    if (start + index * _GOLDEN_RATIO) % 1 >= _POSITIVE_SHARE:
         return ()
     count = int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12]))
     weights = np.array([_FREQUENCY[level] for level in allowed])
@@ -79,7 +78,7 @@ def choose_levels(
 
 
 def make_cut(rng: np.random.Generator, level: str, scale: float) -> FloatArray:
-    """A fracture of that level: active, normal (3), offset, move (3), gap, half line, centre (3), radius."""
+    """A random fracture of a level, as a row of `CUT_SIZE` numbers (see `shapes`)."""
     sites = _SITES[level]
     site = sites[int(rng.integers(len(sites)))]
     side = float(rng.choice([-1.0, 1.0]))

@@ -1,4 +1,4 @@
-"""From a neck and a scan to slices: raw pixel values and labels, and what is true of both."""
+"""Render a neck as slices: stored pixel values and labels, and the ground truth of both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEASURE_STEP_MM = 0.8
 
 @dataclass(frozen=True)
 class Box:
-    """A fracture on one slice, in pixels: upper left corner (x along a row, y down a column) and size."""
+    """A fracture box on one slice, in pixels: upper left corner (x along a row, y down a column) and size."""
 
     file_number: int
     x: float
@@ -31,11 +31,11 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class LevelTruth:
-    """What is true of one vertebra as far as the scan shows it, from its analytic shape.
+    """Ground truth of the part of one vertebra that is in the scan, measured on its analytic shape.
 
-    ``centroid_mm`` (3,) and ``bounds_mm`` (2, 3) lowest and highest corner, LPS; ``in_view`` is the share of
-    its volume that the slices cover, 0 to 1. The centroid is good to some hundredths of a millimetre, the
-    bounds to half of one.
+    ``centroid_mm`` (3,) and ``bounds_mm`` (2, 3: lowest and highest corner) are LPS. ``in_view`` is the share
+    of its volume that the slices cover, 0 to 1. The centroid is accurate to a few hundredths of a millimetre,
+    the bounds to half a millimetre.
     """
 
     label: int
@@ -45,8 +45,11 @@ class LevelTruth:
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
-    """A part with the rows, columns (first, last) and slices (first, last + 1) it can reach."""
+class LocatedPart:
+    """A part and the pixels it may cover.
+
+    ``window`` is its first and last row and column; ``first`` and ``end`` are its slices, ``end`` excluded.
+    """
 
     part: Part
     window: FloatArray
@@ -54,22 +57,23 @@ class Placed:
     end: int
 
 
-def place(part: Part, scan: Scan) -> Placed:
-    """Where in the scan a part can lie: its corners, seen along rows, columns and the normal."""
+def locate_part(part: Part, scan: Scan) -> LocatedPart:
+    """The rows, columns and slices that the corners of a part span."""
     corners = part.corners_mm()
     heights = scan.positions_mm @ scan.normal
-    reach = corners @ scan.normal
-    inside = np.flatnonzero((heights >= reach.min()) & (heights <= reach.max()))
+    corner_heights = corners @ scan.normal
+    inside = np.flatnonzero((heights >= corner_heights.min()) & (heights <= corner_heights.max()))
     offset = corners - scan.positions_mm[0]
     ends = []
     for axis in (scan.along_column, scan.along_row):
         pixel = offset @ axis / scan.pixel_spacing_mm
         ends += [max(0.0, np.floor(pixel.min()) - 1), min(scan.size - 1.0, np.ceil(pixel.max()) + 1)]
     first, end = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
-    return Placed(part, np.array(ends), first, end)
+    return LocatedPart(part, np.array(ends), first, end)
 
 
-def _local_plane(plane: FloatArray, part: Part) -> FloatArray:
+def _plane_in_part(plane: FloatArray, part: Part) -> FloatArray:
+    """(3, 3): the plane of `Scan.plane_mm` in the frame of a part."""
     local = plane @ part.rotation
     local[0] -= part.origin_mm @ part.rotation
     result: FloatArray = local
@@ -86,7 +90,7 @@ def _paint_outline(
     weights: FloatArray,
     edge: float,
 ) -> None:
-    """Air, table, skin, fat and muscle; ``rows`` (size, 6) holds the outline at each row's height."""
+    """Paint air, table, skin, fat and muscle; ``rows`` (size, 6) is the outline at the height of each row."""
     for r in range(hu.shape[0]):
         cx, cy, hx, hy, fat_mm = rows[r, 0], rows[r, 1], rows[r, 2], rows[r, 3], rows[r, 4]
         inner = min(hx, hy)
@@ -113,17 +117,17 @@ def _paint_outline(
 
 
 @compiled
-def _store(
+def _to_stored_values(
     hu: npt.NDArray[np.float32],
     noise: npt.NDArray[np.float32],
-    level: FloatArray,
+    row_noise_hu: FloatArray,
     intercept: int,
     lowest: int,
     highest: int,
     outside: int,
     raw: npt.NDArray[np.int32],
 ) -> None:
-    """Add noise, then go from HU to stored values; ``outside`` below -10000 keeps the corners."""
+    """Add noise and convert HU to stored values; with ``outside`` below -10000 the corners are kept."""
     size = hu.shape[0]
     middle, radius = (size - 1) / 2, (size / 2) ** 2
     for r in range(size):
@@ -131,13 +135,13 @@ def _store(
             if outside > -10000 and (r - middle) ** 2 + (c - middle) ** 2 > radius:
                 raw[r, c] = outside
                 continue
-            air = 0.45 if hu[r, c] < -900 else 1.0
-            value = round(hu[r, c] + noise[r, c] * level[r] * air) - intercept
+            air_factor = 0.45 if hu[r, c] < -900 else 1.0
+            value = round(hu[r, c] + noise[r, c] * row_noise_hu[r] * air_factor) - intercept
             raw[r, c] = min(highest, max(lowest, max(-1024 - intercept, value)))
 
 
 def _muscle_planes(rng: np.random.Generator, scan: Scan) -> npt.NDArray[np.float32]:
-    """(2, size, size): two smooth random fields of unit variance, whose zero lines are sheets of fat."""
+    """(2, size, size): smooth random fields of unit variance whose zero crossings become sheets of fat."""
     steps = np.arange(scan.size) * scan.pixel_spacing_mm
     x, y = steps + scan.positions_mm[0, 0], steps + scan.positions_mm[0, 1]
     fields = np.zeros((2, scan.size, scan.size), np.float32)
@@ -159,11 +163,11 @@ def _smooth(noise: npt.NDArray[np.float32], axes: tuple[int, ...]) -> npt.NDArra
 
 
 class Renderer:
-    """Paints any slice of one study; slices are independent, so threads may share it."""
+    """Paint any slice of one study. Slices are independent, so threads may share a renderer."""
 
     def __init__(self, neck: Neck, scan: Scan, rng: np.random.Generator) -> None:
         self._scan, self._neck = scan, neck
-        self._parts = [place(part, scan) for part in (*neck.tissues, *neck.vertebrae)]
+        self._parts = [locate_part(part, scan) for part in (*neck.tissues, *neck.vertebrae)]
         self._texture = _smooth(rng.standard_normal((32, 32, 32), dtype=np.float32), (0, 1, 2))
         self._planes = _muscle_planes(rng, scan)
         self._noise_hu = rng.uniform(*_NOISE_HU)
@@ -176,20 +180,20 @@ class Renderer:
         self._edge = max(0.6, scan.pixel_spacing_mm)
 
     def slice(
-        self, place: int, labels: npt.NDArray[np.uint16]
+        self, index: int, labels: npt.NDArray[np.uint16]
     ) -> npt.NDArray[np.uint16] | npt.NDArray[np.int16]:
-        """Stored values (rows, columns) of a slice in file order; its labels are painted into ``labels``."""
-        plane = self._scan.plane_mm(place)
+        """Stored values (rows, columns) of a slice; ``labels`` receives its labels. ``index``: file order."""
+        plane = self._scan.plane_mm(index)
         size = self._scan.size
         hu = np.empty((size, size), np.float32)
         rows = self._outline_rows(plane)
         phase = plane[0, 2] / 17.0
         weights = np.array([np.cos(phase), np.sin(phase)])
         _paint_outline(hu, plane, rows, self._table_y, self._planes, weights, self._edge)
-        for placed in self._parts:
-            if placed.first <= place < placed.end:
-                self._paint_part(hu, labels, plane, placed)
-        return self._stored(hu, rows, place)
+        for located in self._parts:
+            if located.first <= index < located.end:
+                self._paint_part(hu, labels, plane, located)
+        return self._add_noise(hu, rows, index)
 
     def _outline_rows(self, plane: FloatArray) -> FloatArray:
         size = self._scan.size
@@ -198,14 +202,18 @@ class Renderer:
         return np.column_stack([np.interp(heights, outline[:, 0], column) for column in outline.T[1:]])
 
     def _paint_part(
-        self, hu: npt.NDArray[np.float32], labels: npt.NDArray[np.uint16], plane: FloatArray, placed: Placed
+        self,
+        hu: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.uint16],
+        plane: FloatArray,
+        located: LocatedPart,
     ) -> None:
-        part = placed.part
+        part = located.part
         paint(
             hu,
             labels,
-            _local_plane(plane, part),
-            placed.window,
+            _plane_in_part(plane, part),
+            located.window,
             part.shapes,
             part.boxes,
             part.cut,
@@ -215,23 +223,23 @@ class Renderer:
             part.label,
         )
 
-    def _stored(
-        self, hu: npt.NDArray[np.float32], rows: FloatArray, place: int
+    def _add_noise(
+        self, hu: npt.NDArray[np.float32], rows: FloatArray, index: int
     ) -> npt.NDArray[np.uint16] | npt.NDArray[np.int16]:
         pixels, size = self._scan.pixels, self._scan.size
-        (r, c), sign = self._shifts[place], self._signs[place]
-        level = rows[:, 5] * self._noise_hu * sign
+        (r, c), sign = self._shifts[index], self._signs[index]
+        row_noise_hu = rows[:, 5] * self._noise_hu * sign
         lowest, highest = (-32768, 32767) if pixels.signed else (0, (1 << pixels.bits_stored) - 1)
         outside = -20000 if pixels.outside is None else pixels.outside
         raw = np.empty((size, size), np.int32)
         noise = self._noise[r : r + size, c : c + size]
-        _store(hu, noise, level, pixels.intercept, lowest, highest, outside, raw)
+        _to_stored_values(hu, noise, row_noise_hu, pixels.intercept, lowest, highest, outside, raw)
         return raw.astype(np.int16) if pixels.signed else raw.astype(np.uint16)
 
 
 def level_truth(part: Part, scan: Scan) -> LevelTruth:
-    """Sample a vertebra's analytic shape finely, fracture included, where the slices show it."""
-    result, seen, volume = measure(
+    """Ground truth of a vertebra, fracture included, from a fine sampling of its analytic shape."""
+    result, visible_volume, volume = measure(
         _MEASURE_STEP_MM,
         *part_bounds(part.boxes, part.cut),
         scan.view,
@@ -241,18 +249,18 @@ def level_truth(part: Part, scan: Scan) -> LevelTruth:
         part.boxes,
         part.cut,
     )
-    return LevelTruth(part.label, result[0], result[1:], seen / volume)
+    return LevelTruth(part.label, result[0], result[1:], visible_volume / volume)
 
 
 def fracture_boxes(part: Part, scan: Scan) -> Iterator[Box]:
-    """A box round the fracture on each slice that it crosses, inside the image, in file order."""
-    placed = place(part, scan)
-    for i in range(placed.first, placed.end):
-        plane = _local_plane(scan.plane_mm(i), part)
-        r0, r1, c0, c1 = fracture_window(plane, placed.window, part.shapes, part.boxes, part.cut)
+    """A box around the fracture on each slice that it crosses, clipped to the image, in file order."""
+    located = locate_part(part, scan)
+    for index in range(located.first, located.end):
+        plane = _plane_in_part(scan.plane_mm(index), part)
+        r0, r1, c0, c1 = fracture_window(plane, located.window, part.shapes, part.boxes, part.cut)
         if r1 < r0:
             continue
         low = np.maximum(0.0, np.array([c0, r0]) - _BOX_MARGIN_PIXELS)
         high = np.minimum(scan.size, np.array([c1, r1]) + 1 + _BOX_MARGIN_PIXELS)
         width, height = high - low
-        yield Box(scan.first_file + i, float(low[0]), float(low[1]), float(width), float(height))
+        yield Box(scan.first_file + index, float(low[0]), float(low[1]), float(width), float(height))

@@ -1,4 +1,4 @@
-"""One small phantom for all its tests: eight studies, so that every common kind occurs."""
+"""One small phantom for all tests of this folder: eight studies, which include every common kind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SEED, STUDIES, SLICES, SIZE = 4, 8, 72, 112
 
 
 @dataclass
-class Written:
-    """A study as its files tell it, read with pydicom."""
+class WrittenStudy:
+    """A phantom study on disk, read with pydicom."""
 
     root: Path
     truth: PhantomStudy
@@ -44,15 +44,21 @@ class Written:
         )
 
     def to_mm(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """(n, 3) of file, row and column to LPS, by PS3.3 C.7.6.2.1.1 and the headers alone."""
+        """(n, 3): file, row and column to LPS mm, by PS3.3 C.7.6.2.1.1 from the headers only."""
         position = np.array([ds.ImagePositionPatient for ds in self.datasets], float)
-        across, down = np.array(self.datasets[0].ImageOrientationPatient, float).reshape(2, 3)
+        along_row, along_column = np.array(self.datasets[0].ImageOrientationPatient, float).reshape(2, 3)
         row_step, column_step = map(float, self.datasets[0].PixelSpacing)
         file, row, column = index.T
-        return position[file] + np.outer(column * column_step, across) + np.outer(row * row_step, down)
+        return (
+            position[file]
+            + np.outer(column * column_step, along_row)
+            + np.outer(row * row_step, along_column)
+        )
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> list[Written]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[WrittenStudy]:
     root = tmp_path_factory.mktemp("phantom") / "source"
-    return [Written(root, truth) for truth in write_phantom(root, STUDIES, SEED, slices=SLICES, size=SIZE)]
+    return [
+        WrittenStudy(root, truth) for truth in write_phantom(root, STUDIES, SEED, slices=SLICES, size=SIZE)
+    ]

@@ -1,4 +1,4 @@
-"""The files are those of the RSNA 2022 layout, and other tools read them alike."""
+"""The files follow the RSNA 2022 layout, and other tools read the same data from them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydicom.encaps import get_frame
 
 from spine_etl.errors import SourceNotEmpty
 from spine_etl.phantom import write_phantom
+from spine_etl.phantom.anatomy import CERVICAL
 
 META = (0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013)
 HEADER = (
@@ -33,31 +34,27 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_studies(tmp_path: Path) -> None:
+def test_bytes_depend_on_seed_not_on_number_of_studies(tmp_path: Path) -> None:
     three = write_phantom(tmp_path / "a", 3, 9, slices=20, size=48)
     write_phantom(tmp_path / "b", 2, 9, slices=20, size=48)
     a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
-    kept = {
-        name: content for name, content in a.items() if three[2].uid not in name and "train" not in name[:6]
+    common = {
+        name: content for name, content in a.items() if three[2].uid not in name and not name.endswith(".csv")
     }
-    shared = {name: content for name, content in b.items() if "train" not in name[:6]}
-    assert kept == shared
-    assert any(name.endswith(".nii") for name in kept)
-    slices = {
-        name: content for name, content in a.items() if name.endswith(".dcm") and three[2].uid not in name
-    }
-    assert slices == {name: content for name, content in b.items() if name.endswith(".dcm")}
+    assert common == {name: content for name, content in b.items() if not name.endswith(".csv")}
+    assert any(name.endswith(".nii") for name in common)
+    assert any(name.endswith(".dcm") for name in common)
     assert a["train.csv"].startswith(b["train.csv"])
 
 
-def test_another_seed_is_another_phantom(tmp_path: Path) -> None:
+def test_seeds_give_different_phantoms(tmp_path: Path) -> None:
     uids = {write_phantom(tmp_path / str(seed), 1, seed, slices=16, size=32)[0].uid for seed in (0, 1)}
     pixels = [pydicom.dcmread(next(tmp_path.glob(f"{seed}/*/*/5.dcm"))).pixel_array for seed in (0, 1)]
     assert len(uids) == 2
     assert not np.array_equal(*pixels)
 
 
-def test_headers_hold_the_attributes_of_the_real_ones_and_no_others(written: list[Any]) -> None:
+def test_headers_have_exactly_the_attributes_of_real_ones(written: list[Any]) -> None:
     for study in written:
         for ds in (study.datasets[0], study.datasets[-1]):
             assert tuple(int(element.tag) for element in ds.file_meta) == META
@@ -65,15 +62,15 @@ def test_headers_hold_the_attributes_of_the_real_ones_and_no_others(written: lis
 
 
 @pytest.mark.real_data
-def test_the_list_of_attributes_is_that_of_the_real_headers(real_data: Path) -> None:
-    found = sorted((real_data / "rsna2022" / "headers").glob("dcm_*.txt"))
-    assert len(found) >= 9
-    for file in found:
+def test_expected_attributes_are_those_of_real_headers(real_data: Path) -> None:
+    dumps = sorted((real_data / "rsna2022" / "headers").glob("dcm_*.txt"))
+    assert len(dumps) >= 9
+    for file in dumps:
         tags = re.findall(r"^\((\w{4}), (\w{4})\)", file.read_text(), re.MULTILINE)
         assert tuple(int(group + element, 16) for group, element in tags) == (*META, *HEADER)
 
 
-def test_headers_agree_with_their_place(written: list[Any]) -> None:
+def test_headers_agree_with_their_file_and_position(written: list[Any]) -> None:
     for study in written:
         for number, (file, ds) in enumerate(zip(study.files, study.datasets, strict=True)):
             assert ds.InstanceNumber == int(file.stem) == study.truth.scan.first_file + number
@@ -83,10 +80,12 @@ def test_headers_agree_with_their_place(written: list[Any]) -> None:
             assert np.allclose(ds.ImagePositionPatient, study.truth.scan.positions_mm[number], atol=0)
 
 
-def test_the_kinds_that_eight_studies_show(written: list[Any]) -> None:
+def test_eight_studies_include_all_common_kinds(written: list[Any]) -> None:
     first = [study.datasets[0] for study in written]
-    rises = [s.datasets[-1].ImagePositionPatient[2] > s.datasets[0].ImagePositionPatient[2] for s in written]
-    assert 0 < sum(rises) < len(rises) / 2
+    foot_to_head = [
+        s.datasets[-1].ImagePositionPatient[2] > s.datasets[0].ImagePositionPatient[2] for s in written
+    ]
+    assert 0 < sum(foot_to_head) < len(foot_to_head) / 2
     assert {str(ds.file_meta.TransferSyntaxUID) for ds in first} == {
         "1.2.840.10008.1.2",
         "1.2.840.10008.1.2.1",
@@ -101,7 +100,7 @@ def test_the_kinds_that_eight_studies_show(written: list[Any]) -> None:
     assert {-3024.0, -2000.0} <= set(corners)
 
 
-def test_steps_differ_from_slice_thickness_and_one_study_is_uneven(written: list[Any]) -> None:
+def test_slice_steps_differ_from_thickness_and_one_study_is_uneven(written: list[Any]) -> None:
     different = uneven = oblique = 0
     for study in written:
         positions = np.array([ds.ImagePositionPatient for ds in study.datasets], float)
@@ -120,7 +119,7 @@ def test_steps_differ_from_slice_thickness_and_one_study_is_uneven(written: list
 
 
 @pytest.mark.parametrize("plugin", ["pylibjpeg", "gdcm"])
-def test_jpeg_lossless_decodes_to_the_raw_pixels(tmp_path: Path, plugin: str) -> None:
+def test_jpeg_lossless_decodes_to_the_uncompressed_pixels(tmp_path: Path, plugin: str) -> None:
     for syntax in ("explicit", "implicit", "jpeg-lossless"):
         write_phantom(tmp_path / syntax, 2, 2, slices=16, size=48, transfer_syntax=syntax)
     for raw in sorted((tmp_path / "explicit").rglob("*.dcm"))[::5]:
@@ -135,7 +134,7 @@ def test_jpeg_lossless_decodes_to_the_raw_pixels(tmp_path: Path, plugin: str) ->
         assert np.array_equal(jpeg.pixel_array, expected)
 
 
-def test_the_jpeg_stream_is_process_14_selection_value_1(written: list[Any]) -> None:
+def test_jpeg_stream_is_process_14_selection_value_1(written: list[Any]) -> None:
     """ITU-T T.81: SOF3 (FFC3), the stored bits as precision; SOS with predictor 1, no point transform."""
     checked = 0
     for study in written:
@@ -163,7 +162,7 @@ def test_simpleitk_reads_the_same_volume(written: list[Any]) -> None:
             assert np.allclose(image.TransformIndexToPhysicalPoint(index), point, atol=2e-3)
 
 
-def test_masks_look_like_the_real_ones(written: list[Any]) -> None:
+def test_mask_headers_match_real_ones(written: list[Any]) -> None:
     for study in written:
         if not study.truth.has_mask:
             assert not study.mask.exists()
@@ -184,7 +183,7 @@ def test_tables_agree_with_each_other(written: list[Any]) -> None:
         labels = list(csv.DictReader(file))
     assert [row["StudyInstanceUID"] for row in labels] == [study.truth.uid for study in written]
     for row, study in zip(labels, written, strict=True):
-        levels = {level: int(row[level]) for level in ("C1", "C2", "C3", "C4", "C5", "C6", "C7")}
+        levels = {level: int(row[level]) for level in CERVICAL}
         assert int(row["patient_overall"]) == max(levels.values())
         assert {level for level, value in levels.items() if value} == set(study.truth.fractured)
     with (root / "train_bounding_boxes.csv").open() as file:
@@ -196,9 +195,9 @@ def test_tables_agree_with_each_other(written: list[Any]) -> None:
         assert (root / "train_images" / row["StudyInstanceUID"] / f"{row['slice_number']}.dcm").exists()
 
 
-def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
+def test_non_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(SourceNotEmpty, match="already holds"):
+    with pytest.raises(SourceNotEmpty, match="already contains"):
         write_phantom(tmp_path, 1, 0, slices=16, size=32)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

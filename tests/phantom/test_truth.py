@@ -1,4 +1,4 @@
-"""Pixels, masks, boxes and the analytic truth tell one story, each read by its own header."""
+"""Pixels, masks, boxes and the analytic ground truth agree, each read by its own header."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import pytest
 from scipy import ndimage
 
 from spine_etl.phantom import phantom_truth, write_phantom
-from spine_etl.phantom.anatomy import build_neck
+from spine_etl.phantom.anatomy import CERVICAL, build_neck
 from spine_etl.phantom.fractures import choose_levels, make_cut
 from spine_etl.phantom.render import Renderer, fracture_boxes, level_truth
-from spine_etl.phantom.scanner import EXPLICIT, plan_scan, showable_levels
+from spine_etl.phantom.scanner import EXPLICIT, fully_visible_levels, plan_scan
 
 Labels = npt.NDArray[np.uint16]
-CERVICAL = ("C1", "C2", "C3", "C4", "C5", "C6", "C7")
 
 
 def masked(written: list[Any]) -> list[Any]:
@@ -28,7 +27,7 @@ def masked(written: list[Any]) -> list[Any]:
 
 
 def labels_by_affines(study: Any) -> Labels:
-    """(file, row, column): each voxel of the mask put at the pixel that lies nearest in millimetres."""
+    """(file, row, column): each voxel of the mask assigned to the nearest pixel in millimetres."""
     image = nib.load(study.mask)
     voxels = np.argwhere(np.asarray(image.dataobj) > 0)
     points = nib.affines.apply_affine(image.affine, voxels) * [-1, -1, 1]  # RAS to LPS
@@ -46,27 +45,27 @@ def labels_by_affines(study: Any) -> Labels:
     return labels
 
 
-def test_masks_meet_their_ct_in_millimetres(written: list[Any]) -> None:
+def test_masks_align_with_their_ct_in_millimetres(written: list[Any]) -> None:
     for study in masked(written):
         labels = labels_by_affines(study)
         assert set(np.unique(labels)) == set(range(10))
         bone = study.hu[labels > 0]
-        around = study.hu[
+        surroundings = study.hu[
             ndimage.binary_dilation(labels > 0, iterations=3) & ~ndimage.binary_dilation(labels > 0)
         ]
         assert bone.mean() > 400
-        assert np.median(around) < 150
+        assert np.median(surroundings) < 150
 
 
-def test_the_flip_recipe_holds_for_head_to_foot_studies(written: list[Any]) -> None:
-    falling = [study for study in masked(written) if not study.truth.scan.rises]
-    assert len(falling) >= 3
-    for study in falling:
+def test_flip_formula_holds_for_head_to_foot_studies(written: list[Any]) -> None:
+    head_to_foot = [study for study in masked(written) if not study.truth.scan.foot_to_head]
+    assert len(head_to_foot) >= 3
+    for study in head_to_foot:
         seg = np.asarray(nib.load(study.mask).dataobj)
         assert np.array_equal(seg[:, ::-1, ::-1].transpose(2, 1, 0), labels_by_affines(study))
 
 
-def test_levels_lie_one_below_the_other(written: list[Any]) -> None:
+def test_levels_are_in_order_from_head_to_foot(written: list[Any]) -> None:
     for study in masked(written):
         image = nib.load(study.mask)
         seg = np.asarray(image.dataobj)
@@ -77,7 +76,7 @@ def test_levels_lie_one_below_the_other(written: list[Any]) -> None:
         assert (np.diff(heights) < -8).all()
 
 
-def test_truth_is_the_centroid_of_the_mask(written: list[Any]) -> None:
+def test_true_centroid_and_bounds_match_the_mask(written: list[Any]) -> None:
     for study in masked(written):
         image = nib.load(study.mask)
         seg = np.asarray(image.dataobj)
@@ -92,7 +91,7 @@ def test_truth_is_the_centroid_of_the_mask(written: list[Any]) -> None:
             assert (high - points.max(axis=0) < 1.5 * spacing).all(), name
 
 
-def test_a_fine_sampling_closes_in_on_the_truth(tmp_path: Path) -> None:
+def test_mask_centroids_converge_to_the_truth_with_fine_sampling(tmp_path: Path) -> None:
     study = write_phantom(tmp_path / "fine", 1, 11, slices=160, size=192)[0]
     image = nib.load(next((tmp_path / "fine" / "segmentations").iterdir()))
     seg = np.asarray(image.dataobj)
@@ -101,10 +100,10 @@ def test_a_fine_sampling_closes_in_on_the_truth(tmp_path: Path) -> None:
         level = study.levels[name]
         points = nib.affines.apply_affine(image.affine, np.argwhere(seg == level.label)) * [-1, -1, 1]
         assert np.abs(points.mean(axis=0) - level.centroid_mm).max() < 0.15
-        assert 3000 < len(points) * voxel < 30000  # mm3; a cervical vertebra is some 10 cm3
+        assert 3000 < len(points) * voxel < 30000  # mm3; a cervical vertebra has about 10 cm3
 
 
-def test_unfractured_vertebrae_are_of_one_piece(written: list[Any]) -> None:
+def test_unfractured_vertebrae_are_one_component(written: list[Any]) -> None:
     for study in masked(written):
         seg = np.asarray(nib.load(study.mask).dataobj)
         for name, level in study.truth.levels.items():
@@ -112,65 +111,67 @@ def test_unfractured_vertebrae_are_of_one_piece(written: list[Any]) -> None:
                 assert ndimage.label(seg == level.label, np.ones((3, 3, 3)))[1] == 1, name
 
 
-def test_boxes_stand_inside_the_image_over_a_fractured_level(written: list[Any]) -> None:
-    boxed = 0
+def test_boxes_are_inside_the_image_and_cover_a_fractured_level(written: list[Any]) -> None:
+    boxes = 0
     for study in written:
         assert not study.truth.boxes or study.truth.fractured
         labels = labels_by_affines(study) if study.mask.exists() else None
         for box in study.truth.boxes:
-            boxed += 1
+            boxes += 1
             assert min(box.x, box.y) >= 0
             assert min(box.width, box.height) > 0
             assert box.x + box.width <= study.truth.scan.size
             assert box.y + box.height <= study.truth.scan.size
             if labels is None:
                 continue
-            place = box.file_number - study.truth.scan.first_file
+            index = box.file_number - study.truth.scan.first_file
             rows = slice(int(box.y), int(np.ceil(box.y + box.height)))
             columns = slice(int(box.x), int(np.ceil(box.x + box.width)))
-            under = set(np.unique(labels[place, rows, columns]))
-            assert under & {study.truth.levels[level].label for level in study.truth.fractured}
-    assert boxed >= 4
+            labels_in_box = set(np.unique(labels[index, rows, columns]))
+            assert labels_in_box & {study.truth.levels[level].label for level in study.truth.fractured}
+    assert boxes >= 4
 
 
 @pytest.mark.parametrize("level", CERVICAL)
-def test_a_fracture_is_plain_to_see_inside_its_boxes(level: str) -> None:
-    """Against the same neck unhurt, bone within the boxes loses at least 250 HU over several pixels."""
-    whole = build_neck(np.random.default_rng(21))
+def test_fracture_is_visible_inside_its_boxes(level: str) -> None:
+    """Compared with the intact neck, more than 25 pixels within the boxes lose over 250 HU."""
+    intact = build_neck(np.random.default_rng(21))
     for attempt in range(3):
-        hurt = whole.cut(level, make_cut(np.random.default_rng(attempt), level, whole.scale))
-        scan = plan_scan(whole, np.random.default_rng(1), 0, EXPLICIT, 140, 140)
-        before, after = (Renderer(neck, scan, np.random.default_rng(2)) for neck in (whole, hurt))
+        fractured = intact.with_cut(level, make_cut(np.random.default_rng(attempt), level, intact.scale))
+        scan = plan_scan(intact, np.random.default_rng(1), 0, EXPLICIT, 140, 140)
+        before, after = (Renderer(neck, scan, np.random.default_rng(2)) for neck in (intact, fractured))
         lost = 0
-        for box in fracture_boxes(hurt.vertebrae[CERVICAL.index(level)], scan):
+        for box in fracture_boxes(fractured.vertebrae[CERVICAL.index(level)], scan):
             rows = slice(int(box.y), int(np.ceil(box.y + box.height)))
             columns = slice(int(box.x), int(np.ceil(box.x + box.width)))
             labels = np.zeros((140, 140), np.uint16)
-            place = box.file_number - scan.first_file
-            sound, broken = before.slice(place, labels), after.slice(place, labels.copy())
-            lost += int((sound.astype(int) - broken > 250)[rows, columns].sum())
+            index = box.file_number - scan.first_file
+            intact_hu, fractured_hu = before.slice(index, labels), after.slice(index, labels.copy())
+            lost += int((intact_hu.astype(int) - fractured_hu > 250)[rows, columns].sum())
         assert lost > 25, attempt
 
 
-def test_what_a_fragment_moves_is_still_its_vertebras() -> None:
-    whole = build_neck(np.random.default_rng(3))
-    scan = plan_scan(whole, np.random.default_rng(1), 0, EXPLICIT, 80, 64)
+def test_displaced_fragments_belong_to_their_vertebra() -> None:
+    intact = build_neck(np.random.default_rng(3))
+    scan = plan_scan(intact, np.random.default_rng(1), 0, EXPLICIT, 80, 64)
     moved = 0
     for attempt in range(12):
-        cut = make_cut(np.random.default_rng(attempt), "C7", whole.scale)
+        cut = make_cut(np.random.default_rng(attempt), "C7", intact.scale)
         if cut[8] == 0:
             continue
-        before, after = (level_truth(n.vertebrae[6], scan) for n in (whole, whole.cut("C7", cut)))
+        before, after = (level_truth(n.vertebrae[6], scan) for n in (intact, intact.with_cut("C7", cut)))
         moved += np.abs(before.bounds_mm - after.bounds_mm).max() > 1.0
     assert moved >= 1
 
 
-def test_about_half_of_the_studies_positive() -> None:
+def test_about_half_of_the_studies_are_positive() -> None:
     positive = Counter()
     levels: Counter[str] = Counter()
     for seed in range(3):
         for index in range(200):
-            chosen = choose_levels(np.random.default_rng([seed, index]), seed, index, showable_levels(index))
+            chosen = choose_levels(
+                np.random.default_rng([seed, index]), seed, index, fully_visible_levels(index)
+            )
             assert len(chosen) <= 3
             assert list(chosen) == sorted(set(chosen))
             positive[seed] += bool(chosen)
@@ -189,15 +190,15 @@ def test_sampling_changes_neither_anatomy_nor_fractures() -> None:
         assert np.allclose(coarse.levels[name].centroid_mm, fine.levels[name].centroid_mm, atol=0.05)
 
 
-def test_truth_without_writing_is_the_truth_of_what_is_written(written: list[Any]) -> None:
+def test_phantom_truth_equals_the_truth_of_the_written_study(written: list[Any]) -> None:
     study = written[1].truth
-    again = phantom_truth(1, 4, slices=len(study.scan.positions_mm), size=study.scan.size)
-    assert (again.uid, again.fractured, again.boxes) == (study.uid, study.fractured, study.boxes)
-    assert np.array_equal(again.scan.positions_mm, study.scan.positions_mm)
-    assert np.array_equal(again.levels["C4"].centroid_mm, study.levels["C4"].centroid_mm)
+    truth = phantom_truth(1, 4, slices=len(study.scan.positions_mm), size=study.scan.size)
+    assert (truth.uid, truth.fractured, truth.boxes) == (study.uid, study.fractured, study.boxes)
+    assert np.array_equal(truth.scan.positions_mm, study.scan.positions_mm)
+    assert np.array_equal(truth.levels["C4"].centroid_mm, study.levels["C4"].centroid_mm)
 
 
-def test_every_eleventh_study_lacks_an_end_of_the_neck() -> None:
+def test_every_eleventh_study_misses_one_end_of_the_neck() -> None:
     top, bottom = phantom_truth(10, 0, slices=40, size=48), phantom_truth(21, 0, slices=40, size=48)
     assert "C1" not in top.levels
     assert 0 < top.levels["C2"].in_view < 1
@@ -207,8 +208,8 @@ def test_every_eleventh_study_lacks_an_end_of_the_neck() -> None:
 
 
 @pytest.mark.benchmark
-def test_a_full_study_takes_seconds(tmp_path: Path) -> None:
-    """Processor seconds, both cores together: wall time is half of it on an idle machine of two."""
+def test_full_study_is_written_in_seconds(tmp_path: Path) -> None:
+    """CPU seconds of all threads; with two idle cores, wall time is half of that."""
     write_phantom(tmp_path / "warm", 1, 0, slices=16, size=32)
     for syntax, limit in (("explicit", 8.0), ("jpeg-lossless", 12.0)):
         start = time.process_time()
