@@ -1,4 +1,4 @@
-"""Reading a committed version. Needs numpy, zarr and pydantic alone."""
+"""Open and read a committed version of a store. Needs only numpy, zarr and pydantic."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from spine_etl.store.schema import (
 )
 from spine_etl.store.table import DIMENSIONS, VersionTable
 
-_READERS = 16
+_READ_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Root:
-    """What a store's root says: its recipe and fingerprint, and the latest version it names (0: none)."""
+    """A store's root: its recipe and fingerprint, and the number of its latest version (0 if none)."""
 
     recipe: Recipe
     fingerprint: str
@@ -49,20 +49,24 @@ class Root:
 
 
 class Store:
-    """One committed version of a store, whatever is built into it meanwhile.
+    """One committed version of a store; later builds do not change it.
 
     Attributes
     ----------
     recipe, fingerprint
-        What the dataset is made by, and its name.
+        The recipe of the dataset, and the 64 hex digits that identify recipe and code.
     version, root_digest
-        The version's number, and 64 hex digits over all it holds.
+        The version's number, and a digest of its contents (64 hex digits).
     rows
-        Rows of the arrays that this version or one before it names.
+        Number of array rows that this version and earlier ones use.
     table
-        Labels, folds, boxes and geometry of every study: a `VersionTable`.
+        Labels, folds, boxes and geometry of all studies: a `VersionTable`.
     refused
-        What was left out: dicts of uid, code, reason, action, fold.
+        The studies that were left out: dicts of uid, code, reason, action, fold.
+    levels, study_uids
+        Names along the level axis, and UIDs in the order of the table.
+    arrays
+        The `RowArray` of each name in `ARRAY_NAMES`.
     """
 
     def __init__(
@@ -86,27 +90,27 @@ class Store:
         return len(self.table)
 
     def index(self, uid: str) -> int:
-        """The study's place in the table. Raises StudyNotInStore."""
+        """Index of a study in the table. Raises StudyNotInStore."""
         if uid not in self._index:
-            raise StudyNotInStore(f"version {self.version} does not hold it.", study=uid)
+            raise StudyNotInStore(f"version {self.version} does not contain it.", study=uid)
         return self._index[uid]
 
     def image(self, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int16]:
-        """int16 HU (level, z, y, x) of the study at that place. A level that is not located holds air.
+        """The crops of the study at this index: int16 HU (level, z, y, x); air for levels without a crop.
 
         Raises
         ------
         ChunkMissing, ChunkCorrupt
-            If the object is not there, or its checksum does not match.
+            If the object is missing, or its checksum does not match.
         """
         return self.read("image", study, out)
 
     def mask(self, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[np.uint8]:
-        """uint8 source labels (level, z, y, x); raises as `image` does."""
+        """The labels of the crops: uint8 (level, z, y, x); raises as `image` does."""
         return self.read("mask", study, out)
 
     def read(self, name: str, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """One of the four `ARRAY_NAMES` of a study, decoded and verified, into ``out`` where given."""
+        """A study's row of one of the `ARRAY_NAMES`, verified and decoded, into ``out`` if given."""
         array = self.arrays[name]
         content = self.read_object(array, study)
         try:
@@ -117,7 +121,7 @@ class Store:
             ) from error
 
     def read_object(self, array: RowArray, study: int) -> bytes:
-        """The bytes of a study's object as they lie in the store, or in the cache. Raises ChunkMissing."""
+        """The encoded bytes of a study's object, from the cache or the store. Raises ChunkMissing."""
         key = self._key(array, study)
         try:
             if self._cache is None:
@@ -125,7 +129,7 @@ class Store:
             digest = self.table["digest"][study, ARRAY_NAMES.index(array.name)].tobytes().hex()
             return self._cache.read(digest, lambda: self.location.read(key))
         except FileNotFoundError as error:
-            raise ChunkMissing(f"{key} is not there.", study=self.study_uids[study]) from error
+            raise ChunkMissing(f"{key} is missing.", study=self.study_uids[study]) from error
         except DigestMismatch as error:
             fault = f"{key} is not the object that was committed."
             raise ChunkCorrupt(fault, study=self.study_uids[study]) from error
@@ -134,17 +138,17 @@ class Store:
         return array.key(int(self.table["row"][study]))
 
     def located(self) -> npt.NDArray[np.bool_]:
-        """(study, level): whether the level has a crop."""
+        """bool (study, level): True if the level has a crop."""
         located: npt.NDArray[np.bool_] = self.table["level_status"] == STATUS_LOCATED
         return located
 
     def crop_grid(self, study: int, level: str) -> Grid:
-        """Where a located level's crop lies in LPS."""
+        """The grid of a located level's crop, in LPS millimetres."""
         origin = self.table["crop_origin_mm"][study, self.levels.index(level)]
         return Grid.from_origin(origin, self.recipe.crop.shape, self.recipe.crop.spacing_mm)
 
     def overview_grid(self, study: int) -> Grid:
-        """Where the study's overview lies in LPS."""
+        """The grid of the study's overview, in LPS millimetres."""
         origin = self.table["overview_origin_mm"][study]
         return Grid.from_origin(origin, self.recipe.overview.shape, self.recipe.overview.spacing_mm)
 
@@ -161,36 +165,38 @@ def open_store(
     Parameters
     ----------
     store
-        A folder or ``s3://bucket/prefix``. With a recipe: the root under which datasets lie by fingerprint.
+        A folder or ``s3://bucket/prefix``. With ``recipe``: a root that contains one store per recipe.
+    version
+        The version's number; the newest if None.
     recipe
-        Whose dataset is meant, by its fingerprint: `dataset_in` says where it lies.
+        Open the store that `dataset_in` gives for this recipe.
     cache
-        A folder of this machine that keeps the objects that were read: for a store that is far away.
+        A local folder in which to keep the objects that are read, for a remote store.
 
     Raises
     ------
     StoreNotFound
-        If nothing, or no store of this product, lies there.
+        If there is nothing, or something other than a store.
     StoreSchemaUnsupported
-        If another release wrote it in a layout that this one does not know.
+        If the store has another schema version, or a recipe that this release cannot read.
     StoreNotCommitted
-        If it holds no such committed version.
+        If the version, or any version, does not exist.
     ChunkMissing, ChunkCorrupt
-        If what says what it holds is lost or damaged.
+        If the root, the commit or the version's table is incomplete or damaged.
     StoreForbidden, StoreUnreachable
-        If it may not, or cannot, be read.
+        If access is denied, or the server or the disk does not answer.
     """
     location = open_location(dataset_in(store, recipe) if recipe else store)
     root = read_root(location)
     commit = newest_commit(location, root.latest) if version is None else read_commit(location, version)
     if commit is None:
-        wanted = "committed version" if version is None else f"version {version}"
-        raise StoreNotCommitted(f"{location} holds no {wanted}.")
+        missing = "committed version" if version is None else f"version {version}"
+        raise StoreNotCommitted(f"{location} has no {missing}.")
     return Store(location, root, commit, ObjectCache(cache) if cache else None)
 
 
 def dataset_in(root: str | Path, recipe: Recipe) -> str:
-    """Where under a root the dataset of that recipe lies: a folder with the name of its fingerprint."""
+    """Address of the store of a recipe under a root: a folder named after the recipe's fingerprint."""
     return f"{str(root).rstrip('/')}/{recipe.fingerprint[:16]}"
 
 
@@ -202,7 +208,7 @@ def read_root(location: Location) -> Root:
     except FileNotFoundError as error:
         raise StoreNotFound(f"there is no store at {location}.") from error
     except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
-        raise StoreNotFound(f"{location} holds something else than a store of this product.") from error
+        raise StoreNotFound(f"{location} is not a spine-etl store.") from error
     if version != SCHEMA_VERSION:
         raise StoreSchemaUnsupported(f"{location} has schema version {version}, not {SCHEMA_VERSION}.")
     try:
@@ -210,18 +216,18 @@ def read_root(location: Location) -> Root:
         latest = attributes["latest"]
         return Root(recipe, attributes["fingerprint"], latest["version"] if latest else 0)
     except ValidationError as error:
-        raise StoreSchemaUnsupported(f"{location} names a recipe that this release cannot read.") from error
+        raise StoreSchemaUnsupported(f"{location} has a recipe that this release cannot read.") from error
     except (KeyError, TypeError) as error:
         raise ChunkCorrupt(f"zarr.json of {location} is damaged.") from error
 
 
 def commit_key(version: int) -> str:
-    """Key of the object whose being there makes a version committed."""
+    """Key of a version's commit; the version is committed once this object exists."""
     return f"versions/{version}/zarr.json"
 
 
 def read_commit(location: Location, version: int) -> dict[str, Any] | None:
-    """The commit of that version, None where it was never made. Raises ChunkCorrupt where it is damaged."""
+    """The commit of a version, None if it does not exist. Raises ChunkCorrupt if it is damaged."""
     try:
         commit: dict[str, Any] = json.loads(location.read(commit_key(version)))["attributes"]
     except FileNotFoundError:
@@ -232,12 +238,15 @@ def read_commit(location: Location, version: int) -> dict[str, Any] | None:
 
 
 def newest_commit(location: Location, latest: int) -> dict[str, Any] | None:
-    """The newest commit, from the one the root names onwards: a crash may have left the root behind."""
+    """The newest commit, None if there is none.
+
+    ``latest`` is the version in the root; newer ones exist if a build was killed before it updated the root.
+    """
     commit = read_commit(location, latest) if latest else None
     while commit or not latest:
         try:
             later = read_commit(location, latest + 1)
-        except StoreForbidden:  # how S3 says "not there" to those who may read but not list
+        except StoreForbidden:  # S3 answers 403, not 404, to credentials that cannot list
             return commit
         if later is None:
             return commit
@@ -251,18 +260,21 @@ def _read_table(location: Location, commit: dict[str, Any]) -> tuple[dict[str, A
         attributes, columns = decode_group(_read_objects(location, path), DIMENSIONS)
         table = VersionTable(columns)
     except (FileNotFoundError, KeyError) as error:
-        raise ChunkMissing(f"{path} is not whole: the version's table cannot be read.") from error
+        raise ChunkMissing(f"{path} is incomplete: the version's table cannot be read.") from error
     except (ValueError, RuntimeError) as error:
         raise ChunkCorrupt(f"{path} is damaged: the version's table cannot be read.") from error
-    # zarr reads a lost chunk as fill values, so the table is held against the commit's digest.
+    # zarr reads a missing chunk as fill values, so the table's digest is compared with the commit's.
     if table.digest(with_rows=True) != commit["table_digest"]:
         raise ChunkCorrupt(f"{path} is damaged: the version's table differs from what was committed.")
     return attributes, table
 
 
 def _read_objects(location: Location, path: str) -> dict[str, bytes]:
-    """The objects of a version's table. Their keys are known, so that nothing needs to be listed; they are
-    read side by side, since each is small and may be far away."""
+    """The objects of a version's table, by key.
+
+    The keys follow from the schema, so nothing is listed. The objects are read concurrently because they are
+    small and the store can be remote.
+    """
     keys = ["zarr.json"]
     for name, axes in DIMENSIONS.items():
         keys += column_keys(name, len(axes))
@@ -273,6 +285,6 @@ def _read_objects(location: Location, path: str) -> dict[str, bytes]:
         except FileNotFoundError:
             return None
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = zip(keys, pool.map(read, keys), strict=True)
-        return {key: content for key, content in found if content is not None}
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        contents = zip(keys, pool.map(read, keys), strict=True)
+        return {key: content for key, content in contents if content is not None}

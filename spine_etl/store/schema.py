@@ -1,15 +1,15 @@
-"""The layout of a store, drawn once for writer, reader and check.
+"""The layout of a store, shared by writer, reader and check.
 
     <store>/zarr.json              attributes: schema version, recipe, fingerprint, latest version
-      image            int16 (row, level, z, y, x)   HU, one object a row
+      image            int16 (row, level, z, y, x)   HU, one object per row
       mask             uint8 (row, level, z, y, x)   source labels
       overview/image   int16 (row, z, y, x)
       overview/mask    uint8 (row, z, y, x)
-      studies/<uid>/record.json     what came of the study, or why it was refused
-      versions/<n>/zarr.json        the commit: it is there or not, nothing between
-      versions/<n>/<digest>/...     the version's table, one array a column; never changed
+      studies/<uid>/record.json     the outcome of the study: its row, or why it was refused
+      versions/<n>/zarr.json        the commit; a version exists once this object does
+      versions/<n>/<digest>/...     the version's table, one array per column; never changed
 
-A row belongs to one study and is written once. A plain zarr v3 client reads all of it.
+A row belongs to one study and is written once. Any zarr v3 client can read all arrays.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from spine_etl.volume import AIR_HU
 
 ATTRIBUTES = "spine_etl"
 ARRAY_NAMES = ("image", "mask", "overview/image", "overview/mask")
-"""The arrays that hold one object a row, in the order of a table's ``digest`` column."""
+"""The arrays with one object per row, in the order of a table's ``digest`` column."""
 
 STATUS_UNLOCATED, STATUS_LOCATED, STATUS_ABSENT = 0, 1, 2
 LEVEL_STATUS = ("unlocated", "located", "absent")
-"""Codes of ``level_status``: no mask yet; cropped; the mask does not hold the level."""
+"""Codes of ``level_status``: no usable mask; cropped; not in the mask."""
 MASK_SOURCE = ("none", "given", "predicted")
 """Codes of ``mask_source``."""
 UID_LENGTH = 64
 """DICOM PS3.5 9.1: a UID has at most 64 characters."""
 
-_COMPRESSOR, _LEVEL = "lz4", 5
+_COMPRESSOR, _COMPRESSION_LEVEL = "lz4", 5
 _CRC_RESIDUE = 0x48674BC7
-"""CRC-32C over any bytes followed by their own checksum: the whole object is checked without a copy."""
+"""CRC-32C of any bytes followed by their own CRC-32C: verifies a whole object without copying it."""
 
 
 def checksum_matches(content: bytes) -> bool:
-    """Whether an object of a row ends with its checksum."""
+    """True if a row's object ends with its own CRC-32C."""
     return len(content) >= 20 and google_crc32c.value(content) == _CRC_RESIDUE
 
 
 @dataclass(frozen=True)
 class RowArray:
-    """One of the `ARRAY_NAMES`: a zarr array with one chunk a row."""
+    """One of the `ARRAY_NAMES`: a zarr array with one chunk per row."""
 
     name: str
     dtype: str
@@ -60,39 +60,46 @@ class RowArray:
     fill: int
 
     def key(self, row: int) -> str:
+        """Key of a row's object."""
         return f"{self.name}/c/{row}" + "/0" * len(self.row_shape)
 
     def encode(self, voxels: npt.NDArray[Any]) -> bytes:
-        """One row's voxels as its object: blosc (lz4, byte shuffle), then CRC-32C, as in the metadata."""
+        """Encode a row as the metadata says: blosc (lz4, byte shuffle), then CRC-32C."""
         if voxels.shape != self.row_shape or voxels.dtype != self.dtype:
-            raise ValueError(
-                f"{self.name} takes {self.dtype} {self.row_shape}, not {voxels.dtype} {voxels.shape}"
-            )
+            fault = f"needs {self.dtype} {self.row_shape}, not {voxels.dtype} {voxels.shape}"
+            raise ValueError(f"{self.name} {fault}")
         voxels = np.ascontiguousarray(voxels)
-        packed = blosc.compress(voxels, _COMPRESSOR.encode(), _LEVEL, blosc.SHUFFLE, 0, voxels.itemsize)
+        packed = blosc.compress(
+            voxels, _COMPRESSOR.encode(), _COMPRESSION_LEVEL, blosc.SHUFFLE, 0, voxels.itemsize
+        )
         checksum: int = google_crc32c.value(packed)
         return bytes(packed) + checksum.to_bytes(4, "little")
 
     def decode(self, content: bytes, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """The voxels of a row's object, into ``out`` where given.
+        """Verify and decode a row's object, into ``out`` if given.
 
         Raises
         ------
         ValueError
-            If the checksum or the length is not that of a row.
+            If the checksum does not match, or the number of voxels is wrong.
         """
         if not checksum_matches(content):
             raise ValueError("its checksum does not match")
         voxels = np.empty(self.row_shape, self.dtype) if out is None else out
-        if int.from_bytes(content[4:8], "little") != voxels.nbytes:
-            raise ValueError("it holds another number of voxels")
+        if (size := int.from_bytes(content[4:8], "little")) != voxels.nbytes:
+            raise ValueError(f"its size is {size} bytes, not {voxels.nbytes}")
         blosc.decompress(memoryview(content)[:-4], voxels)
         return voxels
 
     def metadata(self, rows: int) -> bytes:
-        """The array's ``zarr.json`` for that many rows."""
+        """The array's ``zarr.json`` for this number of rows.
+
+        zarr-python would write the same metadata in another form, without the byte order of one-byte types
+        and with an empty ``storage_transformers``. The writer compares these bytes with those in the store,
+        so they must not depend on the installed zarr-python.
+        """
         blosc_settings = {
-            "cname": _COMPRESSOR, "clevel": _LEVEL, "shuffle": "shuffle", "blocksize": 0,
+            "cname": _COMPRESSOR, "clevel": _COMPRESSION_LEVEL, "shuffle": "shuffle", "blocksize": 0,
             "typesize": np.dtype(self.dtype).itemsize,
         }  # fmt: skip
         return _json(
@@ -116,7 +123,7 @@ class RowArray:
 
 
 def row_arrays(recipe: Recipe) -> dict[str, RowArray]:
-    """The four arrays of a store made by that recipe, by name."""
+    """The four arrays of a store with this recipe, by name."""
     crop = (len(recipe.levels), *recipe.crop.shape)
     overview = tuple(recipe.overview.shape)
     crop_axes, overview_axes = ("row", "level", "z", "y", "x"), ("row", "z", "y", "x")
@@ -134,7 +141,7 @@ def group_metadata(attributes: dict[str, Any]) -> bytes:
 
 
 def root_attributes(recipe: Recipe, latest: dict[str, Any] | None) -> dict[str, Any]:
-    """What a store says of itself; ``latest`` names the newest committed version."""
+    """The attributes of a store's root; ``latest`` describes the newest committed version."""
     return {
         ATTRIBUTES: {
             "schema_version": SCHEMA_VERSION,
@@ -154,7 +161,7 @@ def _json(content: dict[str, Any]) -> bytes:
 def encode_group(
     attributes: dict[str, Any], columns: dict[str, tuple[npt.NDArray[Any], tuple[str, ...]]]
 ) -> dict[str, bytes]:
-    """A group with one array a column as zarr-python writes it: key to bytes, to be put anywhere."""
+    """The objects, by key, of a zarr group with one array per column, as zarr-python writes it."""
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
@@ -169,7 +176,7 @@ def encode_group(
             chunks=tuple(max(1, n) for n in values.shape),
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
             dimension_names=dimensions,
-            config={"write_empty_chunks": True},  # a chunk that is not there is a fault, never fill
+            config={"write_empty_chunks": True},  # a missing chunk is an error, never fill values
         )
         if values.size:
             array[...] = values
@@ -179,12 +186,12 @@ def encode_group(
 def decode_group(
     objects: dict[str, bytes], names: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """The attributes and the named arrays of such a group.
+    """The attributes and the named arrays of a group that `encode_group` made.
 
     Raises
     ------
     FileNotFoundError, KeyError
-        If the group or one of its arrays is not among the objects.
+        If the group or one of the arrays is not among the objects.
     ValueError, RuntimeError
         If an object is damaged.
     """
@@ -198,5 +205,5 @@ def decode_group(
 
 
 def column_keys(name: str, axes: int) -> tuple[str, str]:
-    """Keys of a column's metadata and of its one chunk, which is not there where the column is empty."""
+    """Keys of a column's metadata and of its only chunk, which does not exist if the column is empty."""
     return f"{name}/zarr.json", f"{name}/c" + "/0" * axes

@@ -1,4 +1,4 @@
-"""A version's table: what a trainer needs to know of every study, one array a column."""
+"""A version's table: the labels, folds, boxes and geometry of all studies, one array per column."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "box_level": ("box",),
     "box_crop": ("box", "level", "corner"),
 }
-"""Columns and their axes: axis is L, P, S; pixel is x, y, width, height; corner is z0, y0, x0, z1, y1, x1;
-end is the lower and the upper."""
+"""Columns and their dimensions: axis is L, P, S; pixel is x, y, width, height; corner is z0, y0, x0, z1, y1,
+x1; end is lowest, highest."""
 
 NO_FOLD = -1
+"""Fold of a study that has not been assigned one."""
 
 
 @dataclass(frozen=True)
 class VersionTable:
-    """Studies in the order of their UIDs, boxes in the order of their studies.
+    """Studies sorted by UID, and their boxes in the same order.
 
-    ``columns`` holds the arrays that `DIMENSIONS` names: ``study_uid`` (study, 64) ASCII padded with
-    zeros; ``level_slices`` the file numbers of the lowest and the highest slice that show a level, or -1;
+    ``columns`` has the arrays of `DIMENSIONS`: ``study_uid`` (study, 64) is ASCII padded with zeros;
+    ``level_slices`` the file numbers of the lowest and the highest slice that show a level, or -1;
     ``fracture`` and ``patient_overall`` 0, 1 or -1 (unknown); ``box_level`` the level's index or -1;
-    ``box_crop`` NaN where a box does not touch a crop.
+    ``box_crop`` is NaN if the box does not intersect the level's crop.
     """
 
     columns: dict[str, Column]
@@ -68,12 +69,15 @@ class VersionTable:
 
     @property
     def rows(self) -> int:
-        """Rows that a store must have to hold this table's."""
+        """Number of rows the arrays need for this table."""
         return int(self["row"].max()) + 1 if len(self) else 0
 
     def digest(self, *, with_rows: bool) -> str:
-        """64 hex digits over the columns. Without the rows two builds of one source agree: which row a
-        study got depends on what ran when."""
+        """SHA-256 of the columns, 64 hex digits.
+
+        Without the rows, two builds of the same source have the same digest: a study's row depends on the
+        order in which the workers finished.
+        """
         running = hashlib.sha256()
         for name in DIMENSIONS:
             if with_rows or name != "row":
@@ -84,16 +88,16 @@ class VersionTable:
     def updated(self, newer: VersionTable, past_folds: Mapping[str, int], folds: int) -> VersionTable:
         """This table with the studies of ``newer`` added or replaced.
 
-        A study keeps the fold it has here or had once (``past_folds``, by UID); others are given one.
+        A study keeps the fold that it has here or had earlier (``past_folds``, by UID); others get a new one.
         """
         fold_of = {**past_folds, **dict(zip(self.study_uids, self["fold"].tolist(), strict=True))}
         merged = _join([self.without(set(newer.study_uids)), newer])._sorted()
-        known = [fold_of.get(uid, NO_FOLD) for uid in merged.study_uids]
-        merged.columns["fold"] = _assign_folds(np.array(known, np.int16), merged["patient_overall"], folds)
+        kept = [fold_of.get(uid, NO_FOLD) for uid in merged.study_uids]
+        merged.columns["fold"] = _assign_folds(np.array(kept, np.int16), merged["patient_overall"], folds)
         return merged
 
     def without(self, uids: Set[str]) -> VersionTable:
-        """The other studies, with their boxes."""
+        """This table without these studies and their boxes."""
         kept = [index for index, uid in enumerate(self.study_uids) if uid not in uids]
         return self._reordered(np.array(kept, dtype=np.int64))
 
@@ -102,10 +106,10 @@ class VersionTable:
         return self._reordered(np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64))
 
     def _reordered(self, order: npt.NDArray[np.int64]) -> VersionTable:
-        """The studies at those indices, in that order, with their boxes."""
-        place = np.full(len(self), -1, np.int64)
-        place[order] = np.arange(len(order))
-        box_study = place[self["box_study"]]
+        """The studies at these indices, in this order, with their boxes."""
+        new_index = np.full(len(self), -1, np.int64)
+        new_index[order] = np.arange(len(order))
+        box_study = new_index[self["box_study"]]
         boxes = np.flatnonzero(box_study >= 0)
         boxes = boxes[np.argsort(box_study[boxes], kind="stable")]
         columns = {
@@ -117,10 +121,10 @@ class VersionTable:
 
 
 def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
-    """The table of those records (refused ones left out), folds not yet assigned."""
+    """The table of these records, without the refused ones; folds are not assigned yet."""
     records = [record for record in records if record.refusal is None]
     boxes = [(index, box) for index, record in enumerate(records) for box in record.boxes]
-    nowhere = (np.nan,) * 3
+    no_position = (np.nan,) * 3
 
     def per_level(value: Any) -> list[list[Any]]:
         return [[value(record, level) for level in levels] for record in records]
@@ -148,7 +152,7 @@ def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> Vers
             per_level(lambda r, level: r.levels[level].slices or (-1, -1)), "int32", n, 2
         ),
         "crop_origin_mm": column(
-            per_level(lambda r, level: r.levels[level].origin_mm or nowhere), "float64", n, 3
+            per_level(lambda r, level: r.levels[level].origin_mm or no_position), "float64", n, 3
         ),
         "overview_origin_mm": column([r.overview_origin_mm for r in records], "float64", 3),
         "source_digest": column([list(bytes.fromhex(r.source_digest)) for r in records], "uint8", 32),
@@ -180,15 +184,20 @@ def _join(tables: Sequence[VersionTable]) -> VersionTable:
     return VersionTable(columns)
 
 
-def _assign_folds(known: Column, patient_overall: Column, folds: int) -> Column:
-    """Folds for the studies that have none (-1): each goes where the fewest of its kind are, then the
-    fewest at all, so that positives and negatives spread evenly and no study ever moves."""
-    assigned = known.copy()
-    alike = {kind: np.bincount(known[(patient_overall == kind) & (known >= 0)], minlength=folds)
-             for kind in np.unique(patient_overall).tolist()}  # fmt: skip
-    total = np.bincount(known[known >= 0], minlength=folds)
-    for index in np.flatnonzero(known < 0).tolist():
-        counts = alike[int(patient_overall[index])]
+def _assign_folds(kept: Column, patient_overall: Column, folds: int) -> Column:
+    """Assign folds to the studies that have none (-1); the others keep theirs.
+
+    Each study gets the fold with the fewest studies of the same label, or the fewest of all if tied, so
+    positives and negatives are distributed evenly.
+    """
+    assigned = kept.copy()
+    counts_by_label = {
+        label: np.bincount(kept[(patient_overall == label) & (kept >= 0)], minlength=folds)
+        for label in np.unique(patient_overall).tolist()
+    }
+    total = np.bincount(kept[kept >= 0], minlength=folds)
+    for index in np.flatnonzero(kept < 0).tolist():
+        counts = counts_by_label[int(patient_overall[index])]
         fold = min(range(folds), key=lambda k: (counts[k], total[k], k))
         counts[fold] += 1
         total[fold] += 1

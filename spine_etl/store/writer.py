@@ -1,4 +1,4 @@
-"""Building a store: rows by many workers at once, versions by one commit at a time."""
+"""Build a store: workers write rows concurrently, and each commit makes one version."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from spine_etl.store.record import Record
 from spine_etl.store.schema import ATTRIBUTES, encode_group, group_metadata, root_attributes, row_arrays
 from spine_etl.store.table import DIMENSIONS, NO_FOLD, VersionTable, table_from_records
 
-_COMMIT_TRIES = 20
-_WRITERS = 8
+_MAX_COMMIT_TRIES = 20
+_WRITE_THREADS = 8
 
 
 class StoreWriter:
-    """The way into a store for one build. Light and picklable: a worker gets a copy.
+    """Writes to a store, which it creates if needed. Small and picklable: each worker gets a copy.
 
     Raises
     ------
     StoreFingerprintDiffers
-        If the store was built with another recipe, or by code whose numbers differ.
+        If the store was built with another recipe, or by code that computes different numbers.
     StoreNotFound
-        If something else than a store lies there.
+        If there is something other than a store.
     """
 
     def __init__(self, store: str | Path, recipe: Recipe) -> None:
@@ -44,20 +44,21 @@ class StoreWriter:
 
     def _prepare(self) -> None:
         if not self.location.exists("zarr.json"):
-            self._found()
+            self._create()
         try:
-            found = json.loads(self.location.read("zarr.json"))["attributes"][ATTRIBUTES]["fingerprint"]
+            attributes = json.loads(self.location.read("zarr.json"))["attributes"][ATTRIBUTES]
+            fingerprint: str = attributes["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreNotFound(f"{self.location} holds something else than a store.") from error
-        wanted = self.recipe.fingerprint
-        if found != wanted:
+            raise StoreNotFound(f"{self.location} is not a spine-etl store.") from error
+        if fingerprint != self.recipe.fingerprint:
             raise StoreFingerprintDiffers(
-                f"{self.location} has the fingerprint {found[:12]}, this recipe {wanted[:12]}."
+                f"{self.location} has the fingerprint {fingerprint[:12]}, "
+                f"this recipe {self.recipe.fingerprint[:12]}."
             )
-        self.publish()  # a build that was killed between commit and publishing is completed here
+        self.publish()  # completes a build that was killed between commit and publish
 
-    def _found(self) -> None:
-        """Lay the empty store out, its root last. Another build may do the same at this moment."""
+    def _create(self) -> None:
+        """Create an empty store, its root last. Another build can do the same at the same time."""
         objects = {f"{array.name}/zarr.json": array.metadata(rows=0) for array in self.arrays.values()}
         objects |= {f"{group}/zarr.json": group_metadata({}) for group in ("overview", "studies", "versions")}
         objects["zarr.json"] = group_metadata(root_attributes(self.recipe, None))
@@ -66,13 +67,13 @@ class StoreWriter:
                 self.location.create(key, content)
 
     def latest(self) -> Store | None:
-        """The newest committed version, None where there is none."""
+        """The newest committed version, None if there is none."""
         root = read_root(self.location)
         commit = newest_commit(self.location, root.latest)
         return Store(self.location, root, commit) if commit else None
 
     def record(self, uid: str) -> Record | None:
-        """The study's record under this fingerprint, None where there is none that can be read."""
+        """The study's record with this fingerprint, None if it is missing or unreadable."""
         try:
             record = Record.model_validate_json(self.location.read(Record.key(uid)))
         except (FileNotFoundError, ValidationError):
@@ -80,17 +81,17 @@ class StoreWriter:
         return record if record.fingerprint == self.recipe.fingerprint else None
 
     def write_row(self, first: int, voxels: Mapping[str, npt.NDArray[Any]]) -> tuple[int, dict[str, str]]:
-        """Store a study's four arrays in a row of its own, ``first`` or the next free one after it.
+        """Write a study's four arrays to a new row: ``first``, or the next free one after it.
 
-        The image object is made exclusively, and by that claims the row: two builds never share one.
+        The image object is created exclusively, which reserves the row: two builds never share one.
 
         Returns
         -------
         row, digests
             The row, and the SHA-256 of each object by name.
         """
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            # Encoding and hashing release the interpreter lock, and flushing waits: side by side.
+        with ThreadPoolExecutor(_WRITE_THREADS) as pool:
+            # Encoding and hashing release the GIL and flushing waits for the disk, so they run concurrently.
             encoding = {
                 name: pool.submit(array.encode, voxels[name])
                 for name, array in self.arrays.items()
@@ -98,17 +99,18 @@ class StoreWriter:
             }
             image = self.arrays["image"].encode(voxels["image"])
             hashing = {"image": pool.submit(_sha256, image)}
-            row = self._claim_row(first, image)
+            row = self._write_to_free_row(first, image)
             for name, encoded in encoding.items():
                 hashing[name] = pool.submit(_sha256, encoded.result())
                 self.location.write(self.arrays[name].key(row), encoded.result())
             return row, {name: digest.result() for name, digest in hashing.items()}
 
-    def _claim_row(self, first: int, image: bytes) -> int:
+    def _write_to_free_row(self, first: int, image: bytes) -> int:
+        """Create the image object in the first free row from ``first`` on; returns the row."""
         row = first
         while True:
             key = self.arrays["image"].key(row)
-            # Asked before it is tried, since trying sends the whole image.
+            # Checking first is cheap; a failed `create` would send the whole image.
             if not self.location.exists(key):
                 with contextlib.suppress(FileExistsError):
                     self.location.create(key, image)
@@ -116,23 +118,23 @@ class StoreWriter:
             row += 1
 
     def write_record(self, record: Record) -> None:
-        """Put the study's record in place; it vouches for the row, so it comes after it."""
+        """Write a study's record. Call it after `write_row`: a record implies that its row is complete."""
         self.location.write(Record.key(record.uid), record.model_dump_json(indent=1).encode())
 
     def commit(self, records: Sequence[Record]) -> Store:
-        """Make the next version: the newest one with those records added, replaced or refused.
+        """Commit a new version: the newest one with these records added, replaced or refused.
 
-        Where nothing differs from the newest version, that one is returned and none is made. Another
-        build that commits meanwhile keeps its version, and this one is laid on top of it.
+        If nothing differs from the newest version, that version is returned and no new one is made. If
+        another build commits at the same time, its version is kept and this one is added to it.
 
         Raises
         ------
         CommitConflict
-            If other builds were faster twenty times in a row.
+            If other builds commit first twenty times in a row.
         """
-        for _ in range(_COMMIT_TRIES):
+        for _ in range(_MAX_COMMIT_TRIES):
             base = self.latest()
-            table, refused = self._next(base, records)
+            table, refused = self._merge(base, records)
             digest = _root_digest(self.recipe.fingerprint, table, refused)
             if base is not None and base.root_digest == digest:
                 return base
@@ -146,22 +148,22 @@ class StoreWriter:
             return Store(self.location, read_root(self.location), commit)
         raise CommitConflict(f"version {version} of {self.location} was committed by another build.")
 
-    def _next(
+    def _merge(
         self, base: Store | None, records: Sequence[Record]
     ) -> tuple[VersionTable, list[dict[str, Any]]]:
-        """Table and list of the refused. A study that is refused now leaves the table, not its fold.
+        """The base's table and list of refused studies, updated with the records.
 
-        One that is here already stays as it is where the refusal is nobody's fault and may have passed by
-        the next build: a network that was down must not take studies away.
+        A study that is refused leaves the table but keeps its fold. If the refusal is transient and the base
+        has the study, it stays as it is: a network failure must not remove studies.
         """
         levels = list(self.recipe.levels)
         table = table_from_records([], levels) if base is None else base.table
         refused = {entry["uid"]: entry for entry in ([] if base is None else base.refused)}
         folds = {uid: entry["fold"] for uid, entry in refused.items()}
         folds |= dict(zip(table.study_uids, table["fold"].tolist(), strict=True))
-        here = set(table.study_uids)
+        in_base = set(table.study_uids)
         for record in records:
-            if record.refusal and record.refusal.transient and record.uid in here:
+            if record.refusal and record.refusal.transient and record.uid in in_base:
                 continue
             refused.pop(record.uid, None)
             if record.refusal:
@@ -176,30 +178,27 @@ class StoreWriter:
         self, version: int, digest: str, table: VersionTable, refused: list[dict[str, Any]], rows: int
     ) -> dict[str, Any]:
         table_digest = table.digest(with_rows=True)
-        # Not by the root digest, which leaves rows out: another build of the same studies has other rows, and
-        # what it writes must not replace what this one commits.
-        place = hashlib.sha256(json.dumps([table_digest, refused]).encode()).hexdigest()
+        # The root digest does not cover rows, so it cannot name the folder: a concurrent build of the same
+        # studies has the same root digest but other rows, and would overwrite this table.
+        folder = hashlib.sha256(json.dumps([table_digest, refused]).encode()).hexdigest()[:16]
         commit = {
             "version": version,
-            "path": f"versions/{version}/{place[:16]}",
+            "path": f"versions/{version}/{folder}",
             "root_digest": digest,
             "table_digest": table_digest,
             "studies": len(table),
-            "rows": max(rows, table.rows),  # older versions still name the rows of studies that left
+            "rows": max(rows, table.rows),  # older versions still use the rows of removed studies
         }
         attributes = {**commit, "fingerprint": self.recipe.fingerprint, "refused": refused}
         columns = {name: (table[name], axes) for name, axes in DIMENSIONS.items()}
         objects = encode_group(attributes, columns)
-        with ThreadPoolExecutor(_WRITERS) as pool:  # flushing many small files waits more than it works
-            list(
-                pool.map(
-                    self.location.write, [f"{commit['path']}/{key}" for key in objects], objects.values()
-                )
-            )
+        keys = [f"{commit['path']}/{key}" for key in objects]
+        with ThreadPoolExecutor(_WRITE_THREADS) as pool:  # flushing many small files is mostly waiting
+            list(pool.map(self.location.write, keys, objects.values()))
         return commit
 
     def publish(self) -> None:
-        """Bring root and array shapes up to the newest commit. Safe to repeat, at any time, by anyone."""
+        """Update the root and the arrays' shapes to the newest commit. Safe to repeat at any time."""
         while True:
             latest = read_root(self.location).latest
             commit = newest_commit(self.location, latest)
@@ -211,8 +210,8 @@ class StoreWriter:
                     self.location.write(f"{array.name}/zarr.json", content)
             if latest == commit["version"]:
                 return
-            named = {key: commit[key] for key in ("version", "path", "root_digest", "studies")}
-            self.location.write("zarr.json", group_metadata(root_attributes(self.recipe, named)))
+            summary = {key: commit[key] for key in ("version", "path", "root_digest", "studies")}
+            self.location.write("zarr.json", group_metadata(root_attributes(self.recipe, summary)))
 
 
 def _sha256(content: bytes) -> str:
@@ -220,6 +219,6 @@ def _sha256(content: bytes) -> str:
 
 
 def _root_digest(fingerprint: str, table: VersionTable, refused: list[dict[str, Any]]) -> str:
-    left_out = [[entry["uid"], entry["code"]] for entry in refused]
-    content = [fingerprint, table.digest(with_rows=False), left_out]
+    refusals = [[entry["uid"], entry["code"]] for entry in refused]
+    content = [fingerprint, table.digest(with_rows=False), refusals]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

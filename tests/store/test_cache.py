@@ -1,4 +1,4 @@
-"""The cache of objects that were read from far away."""
+"""The local cache of a remote store's objects."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from spine_etl.errors import ChunkCorrupt, ChunkMissing, StoreWriteFailed
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.writer import StoreWriter
-from tests.store.tiny import RECIPE, built, voxels
+from tests.store.tiny import RECIPE, voxels, write_study
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Path:
     writer = StoreWriter(tmp_path / "store", RECIPE)
-    writer.commit([built(writer, "1.1", 1), built(writer, "1.2", 2)])
+    writer.commit([write_study(writer, "1.1", 1), write_study(writer, "1.2", 2)])
     return tmp_path / "store"
 
 
-def kept(cache: Path) -> list[Path]:
+def cached_files(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_what_was_read_once_is_not_asked_for_again(address: Path, tmp_path: Path) -> None:
+def test_object_is_fetched_only_once(address: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store = open_store(address, cache=cache)
     first = store.image(0)
-    assert len(kept(cache)) == 1
+    assert len(cached_files(cache)) == 1
     (address / store.arrays["image"].key(0)).unlink()
     np.testing.assert_array_equal(store.image(0), first)
     np.testing.assert_array_equal(open_store(address, cache=cache).image(0), voxels(1)["image"])
@@ -38,57 +38,57 @@ def test_what_was_read_once_is_not_asked_for_again(address: Path, tmp_path: Path
         open_store(address).image(0)
 
 
-def test_another_object_under_the_key_is_neither_given_nor_kept(address: Path, tmp_path: Path) -> None:
+def test_object_that_was_not_committed_is_neither_returned_nor_cached(address: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store = open_store(address, cache=cache)
     first, second = (address / store.arrays["image"].key(row) for row in (0, 1))
-    first.write_bytes(second.read_bytes())  # whole, with its own checksum, and another study's
+    first.write_bytes(second.read_bytes())  # complete, with a correct checksum, but of another study
     with pytest.raises(ChunkCorrupt, match=r"1\.1.*not the object that was committed"):
         store.image(0)
-    assert kept(cache) == []
+    assert cached_files(cache) == []
 
 
-def test_a_store_that_was_built_anew_is_read_anew(address: Path, tmp_path: Path) -> None:
-    """Another dataset under the same address and the same keys."""
+def test_cache_of_a_replaced_store_is_not_used(address: Path, tmp_path: Path) -> None:
+    """The new store has the same address and the same keys."""
     cache = tmp_path / "cache"
     open_store(address, cache=cache).image(0)
     address.rename(tmp_path / "old")
     writer = StoreWriter(address, RECIPE)
-    writer.commit([built(writer, "1.1", 7)])
+    writer.commit([write_study(writer, "1.1", 7)])
     np.testing.assert_array_equal(open_store(address, cache=cache).image(0), voxels(7)["image"])
 
 
 @pytest.mark.parametrize("damage", [lambda c: c[:-5], lambda c: b"", lambda c: bytes([c[0] ^ 1]) + c[1:]])
-def test_a_damaged_copy_is_fetched_anew(address: Path, tmp_path: Path, damage) -> None:
+def test_damaged_cache_entry_is_fetched_again(address: Path, tmp_path: Path, damage) -> None:
     cache = tmp_path / "cache"
     store = open_store(address, cache=cache)
     store.image(0)
-    (copy,) = kept(cache)
-    whole = copy.read_bytes()
-    copy.write_bytes(damage(whole))
+    (entry,) = cached_files(cache)
+    content = entry.read_bytes()
+    entry.write_bytes(damage(content))
     np.testing.assert_array_equal(store.image(0), voxels(1)["image"])
-    assert copy.read_bytes() == whole
+    assert entry.read_bytes() == content
 
 
-def test_what_is_damaged_in_the_store_is_not_kept(address: Path, tmp_path: Path) -> None:
+def test_damaged_object_is_not_cached(address: Path, tmp_path: Path) -> None:
     store = open_store(address, cache=tmp_path / "cache")
     chunk = address / store.arrays["image"].key(0)
     chunk.write_bytes(chunk.read_bytes()[:-1])
     with pytest.raises(ChunkCorrupt, match=r"1\.1"):
         store.image(0)
-    assert kept(tmp_path / "cache") == []
+    assert cached_files(tmp_path / "cache") == []
 
 
-def test_a_full_disk_makes_it_slow_not_wrong(address: Path, tmp_path: Path) -> None:
+def test_unwritable_cache_entries_are_skipped(address: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     store = open_store(address, cache=cache)
     for name in ("00", "ff", *(f"{n:02x}" for n in range(1, 255))):
-        (cache / name).write_bytes(b"")  # where folders of the cache would be
+        (cache / name).write_bytes(b"")  # blocks the creation of the cache's folders
     np.testing.assert_array_equal(store.image(0), voxels(1)["image"])
     assert list(check_store(store)) == []
 
 
-def test_a_folder_that_cannot_be_used_is_refused(address: Path, tmp_path: Path) -> None:
+def test_unusable_cache_folder_is_refused(address: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreWriteFailed, match="cache"):
         open_store(address, cache=tmp_path / "file")
@@ -96,17 +96,3 @@ def test_a_folder_that_cannot_be_used_is_refused(address: Path, tmp_path: Path) 
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(StoreWriteFailed, match="cache"):
             open_store(address, cache=tmp_path / "locked")
-
-
-def test_a_dataset_is_found_by_its_recipe(tmp_path: Path) -> None:
-    from spine_etl.errors import StoreNotFound
-    from spine_etl.store import dataset_in
-
-    writer = StoreWriter(dataset_in(tmp_path, RECIPE), RECIPE)
-    writer.commit([built(writer, "1.1", 1)])
-    assert open_store(tmp_path, recipe=RECIPE).study_uids == ["1.1"]
-    assert open_store(f"{tmp_path}/", recipe=RECIPE).recipe == RECIPE
-    renamed = RECIPE.model_copy(update={"name": "other"})
-    assert open_store(tmp_path, recipe=renamed).study_uids == ["1.1"]
-    with pytest.raises(StoreNotFound):
-        open_store(tmp_path, recipe=RECIPE.model_copy(update={"folds": 4}))

@@ -1,4 +1,4 @@
-"""Rows of some hundred voxels: a store that is made in milliseconds."""
+"""A store with rows of a few hundred voxels, which is built in milliseconds."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ BOX = BoxRecord(x=1, y=2, width=3, height=4, slice_number=7, level="C1", in_crop
 
 
 def voxels(seed: int) -> dict[str, np.ndarray]:
+    """Random arrays of one study, by name."""
     random = np.random.default_rng(seed)
     return {
         "image": random.integers(-1024, 2000, (2, 4, 6, 8)).astype(np.int16),
@@ -29,7 +30,8 @@ def voxels(seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def built(writer: StoreWriter, uid: str, seed: int, *, positive: int = 0, first: int = 0) -> Record:
+def write_study(writer: StoreWriter, uid: str, seed: int, *, positive: int = 0, first: int = 0) -> Record:
+    """Write the row and the record of a study with ``voxels(seed)``."""
     row, digests = writer.write_row(first, voxels(seed))
     record = Record(
         uid=uid,
@@ -50,12 +52,12 @@ def built(writer: StoreWriter, uid: str, seed: int, *, positive: int = 0, first:
     return record
 
 
-def refused(uid: str) -> Record:
-    refusal = Refusal(code="SLICE_GAP", reason="a gap.", action="mend it.")
+def refused_record(uid: str, *, transient: bool = False) -> Record:
+    refusal = Refusal(code="SLICE_GAP", reason="a gap.", action="fix it.", transient=transient)
     return Record(uid=uid, fingerprint=RECIPE.fingerprint, source_digest="0" * 64, refusal=refusal)
 
 
-def build_alone(address: str, name: int, studies: int = 3) -> None:
-    """A build of its own: three studies that no other has, committed."""
+def write_and_commit(address: str, name: int, studies: int = 3) -> None:
+    """A complete build of studies that no other ``name`` has."""
     writer = StoreWriter(address, RECIPE)
-    writer.commit([built(writer, f"2.{name}.{i}", 10 * name + i) for i in range(studies)])
+    writer.commit([write_study(writer, f"2.{name}.{i}", 10 * name + i) for i in range(studies)])
