@@ -1,4 +1,4 @@
-"""The recipe: all that shapes the numbers of a dataset, and the fingerprint that names it."""
+"""The recipe: all settings that determine a dataset's numbers, and the fingerprint that identifies them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from spine_etl.settings import StrictModel, load_settings
 
 SCHEMA_VERSION = 2
-"""Raised when the layout of the store changes."""
+"""Incremented when the layout of the store changes."""
 
 NUMBERS_VERSION = 2
-"""Raised by hand when code changes any stored number; a golden test fails where that was forgotten."""
+"""Incremented by hand when code changes any stored number; a golden test fails if this is forgotten."""
 
 _SHIPPED = Path(__file__).parent / "recipes"
 
@@ -35,47 +35,47 @@ class Block(StrictModel):
 
 
 class Recipe(StrictModel):
-    """What a dataset is made by."""
+    """The settings of a dataset."""
 
     name: str
-    """For people; it is not part of the fingerprint."""
+    """Display name; not part of the fingerprint."""
 
     levels: Annotated[dict[_Name, _Label], Field(min_length=1, max_length=32)]
-    """Level name to label number in the segmentations, from head to foot: the crops of each study."""
+    """Levels to crop, from head to foot: name to label number in the segmentations."""
 
     other_labels: dict[_Name, _Label] = Field(default={})
-    """Further labels the segmentations may hold; kept in the masks, never cropped."""
+    """Other labels in the segmentations; kept in the masks, but not cropped."""
 
     crop: Block
-    """The block cut around each level."""
+    """The crop around each level."""
 
     overview: Block
-    """The coarse block that shows the whole neck."""
+    """The coarse block that covers the whole neck."""
 
     folds: Annotated[int, Field(ge=2, le=100)] = 5
     """Number of cross-validation folds."""
 
     @model_validator(mode="after")
-    def _labels_differ(self) -> Recipe:
+    def _require_distinct_labels(self) -> Recipe:
         numbers = [*self.levels.values(), *self.other_labels.values()]
         if len(set(numbers)) != len(numbers) or set(self.levels) & set(self.other_labels):
-            raise ValueError("levels and other_labels name a level or a label number twice")
+            raise ValueError("levels and other_labels contain a level or a label number twice")
         return self
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits over the recipe (less its name), the schema and the numbers' version."""
-        # Level order is part of the dataset (it is the store's level axis), so keys are not sorted.
+        """SHA-256 (64 hex digits) of the recipe without its name, `SCHEMA_VERSION` and `NUMBERS_VERSION`."""
+        # The order of the levels is that of the store's level axis, so keys are not sorted.
         content = [SCHEMA_VERSION, NUMBERS_VERSION, self.model_dump(mode="json", exclude={"name"})]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe that ships, by its name (``quick``, ``rsna2022``), or a TOML file by its path.
+    """Read a shipped recipe by its name (``quick``, ``rsna2022``), or a TOML file by its path.
 
     Raises
     ------
     RecipeInvalid
-        If there is no such recipe, the file is not TOML, or a key or value in it is not accepted.
+        If there is no such recipe, the file is not TOML, or it has an unknown key or an invalid value.
     """
     return load_settings(name, Recipe, _SHIPPED)

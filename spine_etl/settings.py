@@ -1,4 +1,4 @@
-"""Settings files: strict pydantic models, read from TOML files that ship with the package or a user's own."""
+"""Settings files: strict pydantic models, read from TOML files of the package or of the user."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from spine_etl.errors import RecipeInvalid
 
 
 class StrictModel(BaseModel):
-    """The base of every settings and record model: immutable, and no unknown key is accepted."""
+    """Base of all settings and record models: immutable, and unknown keys are errors."""
 
-    # The text under an attribute becomes its description in the JSON schema, and so in Prefect's forms.
+    # Attribute docstrings become descriptions in the JSON schema, and therefore in Prefect's forms.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -22,22 +22,23 @@ Settings = TypeVar("Settings", bound=StrictModel)
 
 
 def shipped_names(folder: Path) -> list[str]:
-    """Names of the settings files that ship in ``folder``, without their suffix."""
+    """Sorted names of the settings files in ``folder``, without their suffix."""
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
 def load_settings(name: str | Path, model: type[Settings], shipped: Path) -> Settings:
-    """Read a settings file that ships in the folder ``shipped``, by name, or any TOML file by its path.
+    """Read a settings file by its name in the folder ``shipped``, or any TOML file by its path.
+
+    A shipped name takes precedence over a file with the same path.
 
     Raises
     ------
     RecipeInvalid
-        If there is no such file, it is not TOML, or a key or value in it is not accepted.
+        If there is no such file, it is not TOML, or it has an unknown key or an invalid value.
     """
-    names = ", ".join(shipped_names(shipped))
-    own = shipped / f"{name}.toml"
-    path = own if str(name) in shipped_names(shipped) else Path(name)
-    action = f"Pass the name of a recipe that ships ({names}) or the path of a TOML file."
+    names = shipped_names(shipped)
+    path = shipped / f"{name}.toml" if str(name) in names else Path(name)
+    action = f"Pass the name of a shipped recipe ({', '.join(names)}) or the path of a TOML file."
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -52,16 +53,17 @@ def load_settings(name: str | Path, model: type[Settings], shipped: Path) -> Set
         raise RecipeInvalid(f"{path}: {validation_faults(error)}.") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (
-        str(error).splitlines()[0].rstrip(".") if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8"
-    )
+def _first_line(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return str(error).splitlines()[0].rstrip(".")
 
 
 def validation_faults(error: ValidationError) -> str:
-    """The faults in one line, each with the key it belongs to.
+    """The faults on one line, each with its key.
 
-    pydantic also reports a list that lost an invalid item as too short; only the innermost fault is kept.
+    Only the innermost fault of a key is listed: pydantic also reports a list as too short if it dropped an
+    invalid item from it.
     """
     faults = error.errors(include_url=False, include_input=False)
     keys = [_key(fault) for fault in faults]

@@ -1,4 +1,4 @@
-"""A file that is written is the old one or the new one, never a part of either."""
+"""Atomic writes: afterwards there is the old file or the new one, and no temporary file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_replace_makes_the_folder_and_takes_the_place_of_a_file(tmp_path: Path, durable: bool) -> None:
+def test_replace_file_creates_the_folder_and_replaces_a_file(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "a" / "b" / "file"
     replace_file(path, b"old", durable=durable)
     replace_file(path, b"new", durable=durable)
@@ -25,7 +25,7 @@ def test_replace_makes_the_folder_and_takes_the_place_of_a_file(tmp_path: Path, 
     assert names(path.parent) == ["file"]
 
 
-def test_create_refuses_to_replace(tmp_path: Path) -> None:
+def test_create_file_does_not_replace_a_file(tmp_path: Path) -> None:
     create_file(tmp_path / "file", b"first")
     with pytest.raises(FileExistsError):
         create_file(tmp_path / "file", b"second")
@@ -33,8 +33,8 @@ def test_create_refuses_to_replace(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def test_of_many_creators_one_wins(tmp_path: Path) -> None:
-    path, won = tmp_path / "file", []
+def test_only_one_of_several_concurrent_create_file_calls_succeeds(tmp_path: Path) -> None:
+    path, succeeded = tmp_path / "file", []
     start = threading.Barrier(8)
 
     def create(number: int) -> None:
@@ -43,19 +43,19 @@ def test_of_many_creators_one_wins(tmp_path: Path) -> None:
             create_file(path, str(number).encode() * 100_000)
         except FileExistsError:
             return
-        won.append(number)
+        succeeded.append(number)
 
     threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1
-    assert path.read_bytes() == str(won[0]).encode() * 100_000
+    assert len(succeeded) == 1
+    assert path.read_bytes() == str(succeeded[0]).encode() * 100_000
     assert names(tmp_path) == ["file"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+def test_failed_write_keeps_the_old_file_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
@@ -73,7 +73,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert names(tmp_path) == ["file"]
 
 
-def test_a_folder_in_the_place_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_replace_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match=r"Is a directory|not empty|exists"):
         replace_file(tmp_path / "file", b"new")

@@ -1,4 +1,4 @@
-"""Settings files: a fault is named once, by the key it belongs to."""
+"""Settings files: shipped names, and one fault per invalid key."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def shipped(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_are_those_of_the_toml_files(shipped: Path) -> None:
+def test_shipped_names_are_those_of_the_toml_files(shipped: Path) -> None:
     assert shipped_names(shipped) == ["long", "short"]
 
 
-def test_a_name_takes_the_shipped_file_even_if_a_file_of_that_name_exists(
+def test_shipped_name_takes_precedence_over_a_file(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "short").write_text("[[stages]]\nepochs = 5\n")
@@ -51,13 +51,13 @@ def test_only_the_innermost_fault_is_reported(shipped: Path, tmp_path: Path) -> 
     assert "at least 1 item" not in refusal.value.reason
 
 
-def test_a_file_that_is_not_text_is_refused(shipped: Path, tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_refused(shipped: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeInvalid, match="is not a TOML file: not UTF-8"):
         load_settings(path, Plan, shipped)
 
 
-def test_a_folder_is_refused(shipped: Path, tmp_path: Path) -> None:
+def test_folder_is_refused(shipped: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeInvalid, match="cannot be read: Is a directory"):
         load_settings(tmp_path, Plan, shipped)
