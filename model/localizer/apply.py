@@ -72,4 +72,4 @@ def _print_figures(figures: dict[str, Any]) -> None:
                  "crop_distance_mm", "crop_distance_worst_mm"):  # fmt: skip
         print(f"{name:24}{figures[name]}")
     for name in ("dice_mean", "identification_rate", "centre_error_mm", "false_levels"):
-        print(f"  without the hidden Markov model: {name:22}{figures['without_hmm'][name]}")
+        print(f"  network only: {name:22}{figures['without_hmm'][name]}")
