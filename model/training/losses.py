@@ -1,7 +1,7 @@
-"""What training minimises, as sums and the weights to divide them by.
+"""Losses as a sum and the weight to divide it by.
 
-A sum and its weight are kept apart until those of all ranks are added: each step's loss is then the same,
-however many processes share its batch.
+Sums and weights are added over all ranks before they are divided: each step's loss is then the same, however
+many processes share its batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Term(NamedTuple):
 def column_term(logits: Tensor, labels: Tensor, known: Tensor) -> Term:
     """The competition's weighted log loss, global convention.
 
-    ``logits``, ``labels`` (mixed samples lie between 0 and 1), ``known``: (study, level + 1), patient last.
+    ``logits``, ``labels`` (between 0 and 1 where samples are mixed) and ``known`` are (study, level + 1), the
+    patient last.
     """
     weights = torch.where(known, _column_weights(labels), 0.0)
     losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
@@ -40,29 +41,38 @@ def _column_weights(labels: Tensor) -> Tensor:
     return negative + labels * (positive - negative)
 
 
-def place_term(places: Tensor, labels: Tensor, marks: Tensor) -> Term:
-    """What `slice_term` says of slices, and where in them: (n, y, x) evidence, (n,) labels 0, 1 or -1.
-
-    A fractured slice should have evidence within its box and none elsewhere, any other slice none at all:
-    cross-entropy of the greatest within, where there is a box, plus that of the greatest elsewhere.
-    ``marks`` (n, any y, any x) is 1 within boxes. A fractured slice whose box is out of sight is left out.
-    """
-    within = adaptive_max_pool2d(marks[:, None].to(places.dtype), places.shape[-2:])[:, 0] > 0
-    boxed = (labels > 0) & within.any(dim=(1, 2))
-    counted = (labels == 0) | boxed
-    nothing = torch.finfo(places.dtype).min / 2
-    inside = places.masked_fill(~within, nothing).amax(dim=(1, 2))
-    outside = places.masked_fill(within, nothing).amax(dim=(1, 2))
-    missed = softplus(-inside).masked_fill(~boxed, 0.0)
-    wrong = softplus(outside).masked_fill(~counted, 0.0)
-    return Term((missed + wrong).sum(), counted.sum().float())
-
-
 def slice_term(logits: Tensor, labels: Tensor, factor: float = 1.0) -> Term:
-    """Binary cross-entropy over the slices whose label is known (not -1); both of one shape.
+    """Binary cross-entropy over the slices whose label is known (not -1).
 
-    Labels may lie between 0 and 1 where samples were mixed.
+    ``logits`` and ``labels`` have the same shape; labels lie between 0 and 1 where samples are mixed.
     """
     known = labels >= 0
     losses = binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
     return Term((losses * known).sum(), known.sum().float(), factor)
+
+
+def evidence_term(evidence: Tensor, labels: Tensor, marks: Tensor) -> Term:
+    """Cross-entropy of the evidence inside and outside the fracture boxes.
+
+    A fractured slice should have evidence inside its box and none outside, any other slice none at all: the
+    loss is the cross-entropy of the highest evidence inside, if there is a box, plus that of the highest
+    outside. A fractured slice without a visible box is ignored.
+
+    Parameters
+    ----------
+    evidence
+        (n, y, x) logits of `EvidenceEncoder`'s map.
+    labels
+        (n,): 0, 1 or -1 (unknown).
+    marks
+        (n, any y, any x): 1 inside boxes, else 0.
+    """
+    inside_box = adaptive_max_pool2d(marks[:, None].to(evidence.dtype), evidence.shape[-2:])[:, 0] > 0
+    boxed = (labels > 0) & inside_box.any(dim=(1, 2))
+    counted = (labels == 0) | boxed
+    lowest = torch.finfo(evidence.dtype).min / 2
+    inside = evidence.masked_fill(~inside_box, lowest).amax(dim=(1, 2))
+    outside = evidence.masked_fill(inside_box, lowest).amax(dim=(1, 2))
+    missed = softplus(-inside).masked_fill(~boxed, 0.0)
+    false_alarm = softplus(outside).masked_fill(~counted, 0.0)
+    return Term((missed + false_alarm).sum(), counted.sum().float())

@@ -44,7 +44,7 @@ from model.options import TrainOptions
 from model.output import write_atomically, writing
 from model.training.cached_features import CachedBatch, CachedBatches, CachedFeatures, cache_features
 from model.training.checkpoint import LAST, check_identity, load_last, save_last
-from model.training.objectives import objective_of
+from model.training.objectives import build_objective
 from model.training.precise_batch_norm import measure_batch_norms
 from model.training.recipe import Stage, resolve_recipe
 from model.training.runlog import RunLog
@@ -181,7 +181,7 @@ class _TrainingRun:
         try:
             stage_run = StageRun(
                 index=index, stage=stage, network=self.network,
-                objective=objective_of(stage, self.network, self.ranks), source=source, inputs=inputs,
+                objective=build_objective(stage, self.network, self.ranks), source=source, inputs=inputs,
                 measure_batch_norms=partial(self._measure_batch_norms, stage), validate=validate,
                 save=self._save, save_every=self.options.save_every, device=self.device, ranks=self.ranks,
                 bf16=self.recipe.bf16, log=log, run=self.run, uids=self.store.study_uids,

@@ -63,7 +63,7 @@ class StageRun:
     source
         Batches; iterating continues from the current position to the end of the epoch.
     inputs
-        Turns a batch into what the objective splits into feeds.
+        Turns a batch into the inputs that the objective splits into steps.
     measure_batch_norms
         Measures the network's batch norms before it is validated or kept; called on every rank.
     validate
@@ -120,8 +120,8 @@ class StageRun:
         self._set_train_mode()
         started = time.monotonic()
         for batch in self.source:
-            for feed in self.objective.feeds(self.inputs(batch), int(batch.seed.sum())):
-                self._step(feed, batch.study)
+            for step_inputs in self.objective.steps(self.inputs(batch), int(batch.seed.sum())):
+                self._step(step_inputs, batch.study)
                 self._log_step(epoch)
             if self._checkpoint_is_due() and self.source.epoch == epoch:
                 self.progress.seconds += time.monotonic() - started
@@ -140,10 +140,10 @@ class StageRun:
         self.network.eval()  # parts that the objective does not train stay fixed, batch norms included
         self.objective.trained.train()
 
-    def _step(self, feed: Any, study: Tensor) -> None:
+    def _step(self, inputs: Any, study: Tensor) -> None:
         self.learning_rate.before_step(self._share_done())
         with self._autocast():
-            terms = self.objective.terms(self.module, feed)
+            terms = self.objective.terms(self.module, inputs)
         loss, joint_loss = self._losses(terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from model.inference.metrics import weighted_log_loss
-from model.training.losses import column_term, place_term, slice_term
+from model.training.losses import column_term, evidence_term, slice_term
 
 
-def test_the_column_loss_is_the_metric() -> None:
+def test_column_loss_equals_the_metric() -> None:
     random = np.random.default_rng(0)
     labels, logits = random.integers(-1, 2, (9, 8)), random.normal(0, 2, (9, 8))
     total, weight, factor = column_term(
@@ -22,7 +22,7 @@ def test_the_column_loss_is_the_metric() -> None:
     assert float(factor * total / weight) == pytest.approx(expected, rel=1e-6)
 
 
-def test_parts_of_a_batch_add_up() -> None:
+def test_sums_of_partial_batches_add_up() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 3), torch.randint(0, 2, (6, 3)).float()
     known = torch.rand(6, 3) > 0.3
@@ -32,32 +32,32 @@ def test_parts_of_a_batch_add_up() -> None:
     torch.testing.assert_close(halves[0].weight + halves[1].weight, whole.weight)
 
 
-def test_evidence_counts_within_the_box_and_against_it_elsewhere() -> None:
-    places = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]]).repeat(4, 1, 1).requires_grad_()
+def test_evidence_is_raised_inside_the_box_and_lowered_outside() -> None:
+    evidence = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]]).repeat(4, 1, 1).requires_grad_()
     marks = torch.zeros(4, 4, 4, dtype=torch.uint8)
-    marks[0, 0, 3] = 1  # within the place (0, 1)
+    marks[0, 0, 3] = 1  # in the map's pixel (0, 1)
     marks[2] = 1
-    labels = torch.tensor([1.0, 0.0, -1.0, 1.0])  # the last one's box is out of sight
-    total, weight, _ = place_term(places, labels, marks)
-    fractured = np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.0))  # -1 where it is, 2 where it is not
+    labels = torch.tensor([1.0, 0.0, -1.0, 1.0])  # no box of the last slice is visible
+    total, weight, _ = evidence_term(evidence, labels, marks)
+    fractured = np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.0))  # -1 inside the box, 2 outside
     assert float(total.detach()) == pytest.approx(fractured + np.log1p(np.exp(2.0)))
     assert float(weight) == 2
     total.backward()
-    assert places.grad is not None
-    assert places.grad[0, 0, 1] < 0  # to be raised
-    assert places.grad[0, 0, 0] > 0
-    assert places.grad[1, 0, 0] > 0
-    assert not places.grad[2:].any()
+    assert evidence.grad is not None
+    assert evidence.grad[0, 0, 1] < 0  # raised by gradient descent
+    assert evidence.grad[0, 0, 0] > 0
+    assert evidence.grad[1, 0, 0] > 0
+    assert not evidence.grad[2:].any()
 
 
-def test_a_box_that_fills_the_slice_leaves_nothing_outside() -> None:
+def test_box_that_fills_the_slice_leaves_no_outside() -> None:
     marks = torch.ones(1, 8, 8, dtype=torch.uint8)
-    total, weight, _ = place_term(torch.full((1, 2, 2), 1.5), torch.ones(1), marks)
+    total, weight, _ = evidence_term(torch.full((1, 2, 2), 1.5), torch.ones(1), marks)
     assert float(total) == pytest.approx(np.log1p(np.exp(-1.5)))
     assert float(weight) == 1
 
 
-def test_unknown_slices_take_no_part() -> None:
+def test_unknown_slices_are_ignored() -> None:
     logits = torch.tensor([[0.0, 3.0, -1.0]], requires_grad=True)
     total, weight, _ = slice_term(logits, torch.tensor([[1.0, -1.0, 0.0]]))
     assert float(total.detach()) == pytest.approx(np.log(2) + np.log1p(np.exp(-1)))

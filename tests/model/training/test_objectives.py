@@ -1,4 +1,4 @@
-"""What each objective feeds on: all of it once, and only what is known."""
+"""What each objective trains on: every known slice once, and none without a label."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from model.data.inputs import Inputs
 from model.distributed import Ranks
 from model.networks.cnn_lstm import CnnLstm, Encoding, NetworkSettings
-from model.training.losses import place_term, slice_term
-from model.training.objectives import Joint, Slices
+from model.training.losses import evidence_term, slice_term
+from model.training.objectives import JointObjective, SliceObjective
 from model.training.recipe import Stage
 
 STAGE = Stage(objective="slices", epochs=1, batch_size=5, learning_rate=0.1)
 
 
 def inputs() -> Inputs:
-    """Two studies, two levels, four slices; each slice is filled with a number of its own."""
+    """Two studies, two levels, four slices; each slice is filled with its own number."""
     number = torch.arange(16.0).view(2, 2, 4)
     slices = torch.zeros(2, 2, 4)
     slices[0, 0] = torch.tensor([1.0, 1.0, 0.0, -1.0])
@@ -31,7 +31,7 @@ def inputs() -> Inputs:
 
 
 def many() -> Inputs:
-    """400 slices a level: 40 fractured, 1,160 others."""
+    """400 slices per level: 40 fractured, 1,160 others."""
     few = inputs()
     slices = torch.zeros(2, 2, 400)
     slices[0, 0, ::10] = 1
@@ -44,126 +44,133 @@ def network() -> CnnLstm:
     return CnnLstm(NetworkSettings(encoder="narrow", hidden=4), 1, 2)
 
 
-def test_each_known_slice_is_fed_once() -> None:
-    objective = Slices(network(), STAGE, Ranks())
-    feeds = list(objective.feeds(inputs(), seed=1))
-    assert [len(feed.labels) for feed in feeds] == [4, 3]
-    fed = {
+def test_each_known_slice_is_trained_on_once() -> None:
+    objective = SliceObjective(network(), STAGE, Ranks())
+    steps = list(objective.steps(inputs(), seed=1))
+    assert [len(step.labels) for step in steps] == [4, 3]
+    label_of_slice = {
         int(view[0, 0, 0]): float(label)
-        for feed in feeds
-        for view, label in zip(feed.views, feed.labels, strict=True)
+        for step in steps
+        for view, label in zip(step.views, step.labels, strict=True)
     }
-    assert fed == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
-    for feed in feeds:
-        assert feed.marks is not None
-        assert torch.equal(feed.marks[:, 0, 0].float(), feed.views[:, 0, 0, 0])
+    assert label_of_slice == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
+    for step in steps:
+        assert step.marks is not None
+        assert torch.equal(step.marks[:, 0, 0].float(), step.views[:, 0, 0, 0])
 
 
-def test_the_order_is_the_seeds() -> None:
-    objective = Slices(network(), STAGE, Ranks())
+def test_order_depends_on_the_seed() -> None:
+    objective = SliceObjective(network(), STAGE, Ranks())
 
     def order(seed: int) -> list[float]:
-        return [float(view[0, 0, 0]) for feed in objective.feeds(inputs(), seed) for view in feed.views]
+        return [float(view[0, 0, 0]) for step in objective.steps(inputs(), seed) for view in step.views]
 
     assert order(1) == order(1) != order(2)
 
 
 @pytest.mark.parametrize("slices", [2, 3, 5, 16])
 def test_no_step_has_a_single_slice(slices: int) -> None:
-    """A batch norm would have no variance to divide by."""
+    """Batch norm would divide by a variance of zero."""
     few = many()
     labels = torch.full_like(few.slices, -1.0)
     labels[0, 0, :slices] = 0
-    objective = Slices(network(), STAGE.model_copy(update={"batch_size": 1}), Ranks())
-    feeds = [len(feed.labels) for feed in objective.feeds(Inputs(**{**vars(few), "slices": labels}), 1)]
-    assert sum(feeds) == slices
-    assert set(feeds) <= {2, 3}
+    objective = SliceObjective(network(), STAGE.model_copy(update={"batch_size": 1}), Ranks())
+    counts = [len(step.labels) for step in objective.steps(Inputs(**{**vars(few), "slices": labels}), 1)]
+    assert sum(counts) == slices
+    assert set(counts) <= {2, 3}
 
 
-def test_unfractured_slices_are_thinned_and_drawn_anew() -> None:
-    objective = Slices(network(), STAGE.model_copy(update={"negatives": 1.0, "batch_size": 2}), Ranks())
+def test_unfractured_slices_are_thinned_differently_for_each_seed() -> None:
+    objective = SliceObjective(
+        network(), STAGE.model_copy(update={"negatives": 1.0, "batch_size": 2}), Ranks()
+    )
 
-    def fed(seed: int) -> list[tuple[float, float]]:
-        feeds = objective.feeds(inputs(), seed)
+    def slices_and_labels(seed: int) -> list[tuple[float, float]]:
         return [
             (float(v[0, 0, 0]), float(y))
-            for feed in feeds
-            for v, y in zip(feed.views, feed.labels, strict=True)
+            for step in objective.steps(inputs(), seed)
+            for v, y in zip(step.views, step.labels, strict=True)
         ]
 
     for seed in range(5):
-        assert sorted(number for number, label in fed(seed) if label) == [0, 1]
-        assert len(fed(seed)) == 4
-    assert len({number for seed in range(20) for number, label in fed(seed) if not label}) == 5
+        assert sorted(number for number, label in slices_and_labels(seed) if label) == [0, 1]
+        assert len(slices_and_labels(seed)) == 4
+    assert len({number for seed in range(20) for number, label in slices_and_labels(seed) if not label}) == 5
 
 
-def test_thinning_leaves_the_odds_of_all_slices() -> None:
-    """The constant logit of least loss on a thinned feed is the log odds of all slices: ln(40 / 1160)."""
-    objective = Slices(network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 160}), Ranks())
-    (feed,) = objective.feeds(many(), seed=1)
-    assert (int(feed.labels.sum()), len(feed.labels)) == (40, 160)
-    said = torch.tensor(0.0, requires_grad=True)
+def test_thinning_keeps_the_odds_of_all_slices() -> None:
+    """The constant logit with the lowest loss on thinned slices is the log odds of all: ln(40 / 1160)."""
+    objective = SliceObjective(
+        network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 160}), Ranks()
+    )
+    (step,) = objective.steps(many(), seed=1)
+    assert (int(step.labels.sum()), len(step.labels)) == (40, 160)
+    logit = torch.tensor(0.0, requires_grad=True)
 
     class Constant(torch.nn.Module):
         def forward(self, views: torch.Tensor) -> Encoding:
-            return Encoding(views.new_zeros(len(views), 32), said.expand(len(views)), None)
+            return Encoding(views.new_zeros(len(views), 32), logit.expand(len(views)), None)
 
-    best = torch.optim.LBFGS([said], max_iter=50)
+    optimizer = torch.optim.LBFGS([logit], max_iter=50)
 
     def loss() -> torch.Tensor:
-        best.zero_grad()
-        (term,) = objective.terms(Constant(), feed)
+        optimizer.zero_grad()
+        (term,) = objective.terms(Constant(), step)
         mean = term.total / term.weight
         mean.backward()
         return mean
 
-    best.step(loss)
-    assert said.item() == pytest.approx(math.log(40 / 1160), abs=1e-3)
+    optimizer.step(loss)
+    assert logit.item() == pytest.approx(math.log(40 / 1160), abs=1e-3)
 
 
-def test_every_step_sees_both_kinds() -> None:
-    objective = Slices(network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 40}), Ranks())
-    shares = [float(feed.labels.mean()) for feed in objective.feeds(many(), seed=1)]
+def test_every_step_has_both_kinds_of_slices() -> None:
+    objective = SliceObjective(
+        network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 40}), Ranks()
+    )
+    shares = [float(step.labels.mean()) for step in objective.steps(many(), seed=1)]
     assert len(shares) == 4  # 40 fractured, 120 others
-    assert all(0.1 < share < 0.45 for share in shares)  # a quarter, give or take
+    assert all(0.1 < share < 0.45 for share in shares)  # about a quarter
 
 
-def test_boxes_teach_where_only_where_there_is_a_map_and_nothing_is_mixed() -> None:
-    whole = network()
-    objective = Slices(whole, STAGE, Ranks())
-    feed = next(objective.feeds(inputs(), 1))
-    said = whole.encoder(feed.views)
-    (with_marks,) = objective.terms(whole.encoder, feed)
-    assert feed.marks is not None
-    torch.testing.assert_close(with_marks.total, place_term(said.places, feed.labels, feed.marks).total)
-    (without,) = objective.terms(whole.encoder, feed._replace(marks=None))
-    torch.testing.assert_close(without.total, slice_term(said.logits, feed.labels).total)
+def test_boxes_are_used_if_there_is_an_evidence_map_and_no_mixing() -> None:
+    net = network()
+    objective = SliceObjective(net, STAGE, Ranks())
+    step = next(objective.steps(inputs(), 1))
+    encoding = net.encoder(step.views)
+    (with_marks,) = objective.terms(net.encoder, step)
+    assert step.marks is not None
+    torch.testing.assert_close(
+        with_marks.total, evidence_term(encoding.places, step.labels, step.marks).total
+    )
+    (without,) = objective.terms(net.encoder, step._replace(marks=None))
+    torch.testing.assert_close(without.total, slice_term(encoding.logits, step.labels).total)
     assert not torch.equal(with_marks.total, without.total)
 
 
-def test_the_slice_objective_leaves_the_lstm_alone() -> None:
-    whole = network()
-    objective = Slices(whole, STAGE, Ranks())
-    (term,) = objective.terms(objective.trained, next(objective.feeds(inputs(), 1)))
+def test_slice_objective_does_not_train_the_lstm() -> None:
+    net = network()
+    objective = SliceObjective(net, STAGE, Ranks())
+    (term,) = objective.terms(objective.trained, next(objective.steps(inputs(), 1)))
     term.total.backward()
-    assert all(p.grad is not None for p in whole.encoder.parameters())
-    assert all(p.grad is None for p in whole.sequence.parameters())
+    assert all(p.grad is not None for p in net.encoder.parameters())
+    assert all(p.grad is None for p in net.sequence.parameters())
 
 
-def test_slices_take_part_by_their_factor() -> None:
+def test_slice_loss_has_its_factor() -> None:
     stage = STAGE.model_copy(update={"objective": "joint", "slice_factor": 0.5})
-    objective = Joint(network(), stage, Ranks())
-    columns, slices = objective.terms(objective.trained, next(objective.feeds(inputs(), 1)))
+    objective = JointObjective(network(), stage, Ranks())
+    columns, slices = objective.terms(objective.trained, next(objective.steps(inputs(), 1)))
     assert (columns.factor, slices.factor) == (1.0, 0.5)
-    assert len(Joint(network(), STAGE, Ranks()).terms(network(), inputs())) == 1
+    assert len(JointObjective(network(), STAGE, Ranks()).terms(network(), inputs())) == 1
 
 
-def test_a_batch_that_nothing_can_be_learnt_from_makes_no_step() -> None:
+def test_batch_without_labels_or_levels_makes_no_step() -> None:
     given = inputs()
-    for known in (0, 1):  # a single slice has no variance to normalise by
+    for known in (0, 1):  # a single slice has no variance
         slices = torch.full_like(given.slices, -1.0)
         slices[0, 1, :known] = 0.0
         few = Inputs(**{**vars(given), "slices": slices})
-        assert list(Slices(network(), STAGE, Ranks()).feeds(few, seed=1)) == []
+        assert list(SliceObjective(network(), STAGE, Ranks()).steps(few, seed=1)) == []
     nowhere = Inputs(**{**vars(given), "located": torch.zeros(2, 2, dtype=torch.bool)})
-    assert list(Joint(network(), STAGE, Ranks()).feeds(nowhere, seed=1)) == []
+    assert list(JointObjective(network(), STAGE, Ranks()).steps(nowhere, seed=1)) == []
