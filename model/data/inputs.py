@@ -9,8 +9,7 @@ from torch import Tensor
 
 from model.data.augment import Settings, apply, draw, mix, shuffle_slices
 from model.data.loader import Batch
-from model.data.views import at_positions, box_marks, slice_positions, stack_2_5d, windows
-from model.training.recipe import ViewSettings
+from model.data.views import ViewSettings, at_positions, box_marks, slice_positions, stack_2_5d, windows
 
 
 @dataclass(frozen=True, eq=False)

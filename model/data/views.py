@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, PositiveInt
 from torch.nn.functional import interpolate
 
 from spine_etl.recipe import Recipe
+from spine_etl.settings import StrictModel
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,38 @@ CANCELLOUS = Window(150, 700)
 SOFT = Window(50, 350)
 THREE_WINDOWS = (BONE, CANCELLOUS, SOFT)
 """All bone, its inside, and the soft tissue around it."""
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("the number of neighbouring slices must be odd")
+    return number
+
+
+class ViewSettings(StrictModel):
+    """What the network sees of a vertebra.
+
+    Parameters
+    ----------
+    kind
+        ``stack``: neighbouring slices in the bone window and the vertebra's own mask as channels (2.5D).
+        ``windows``: three windows of one slice as channels.
+    positions
+        Number of slices, spread evenly over the vertebra's own height.
+    neighbours
+        Number of slices in a stack, odd.
+    size
+        Rows and columns to keep around the middle of the crop; by default the whole crop.
+    """
+
+    kind: Literal["stack", "windows"] = "stack"
+    positions: PositiveInt = 15
+    neighbours: Annotated[PositiveInt, AfterValidator(_odd)] = 5
+    size: tuple[PositiveInt, PositiveInt] | None = None
+
+    @property
+    def channels(self) -> int:
+        return self.neighbours + 1 if self.kind == "stack" else 3
 
 
 def window(image: torch.Tensor, setting: Window) -> torch.Tensor:

@@ -10,12 +10,11 @@ import torch
 from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batch, Batches
 from model.data.targets import Indices
-from model.data.views import own_labels
+from model.data.views import ViewSettings, own_labels
 from model.distributed import within_memory
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray
 from model.networks.cnn_lstm import CnnLstm, Logits
-from model.training.recipe import ViewSettings
 from spine_etl.errors import LossNotFinite
 from spine_etl.store import Store
 

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
+from model.data.views import ViewSettings
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.output import write_atomically
-from model.training.recipe import ViewSettings
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.settings import StrictModel
 from spine_etl.store import Store

@@ -10,9 +10,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from model.data.augment import Settings
+from model.data.views import ViewSettings
 from model.networks.cnn_lstm import NetworkSettings
 from model.options import TrainOptions
 from spine_etl.errors import RecipeInvalid
@@ -22,38 +23,6 @@ _SHIPPED = Path(__file__).parent / "recipes"
 
 _Positive = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _odd(number: int) -> int:
-    if number % 2 == 0:
-        raise ValueError("an even number of slices has none in its middle")
-    return number
-
-
-class ViewSettings(StrictModel):
-    """What the network sees of a vertebra.
-
-    Parameters
-    ----------
-    kind
-        ``stack``: neighbouring slices in the bone window and the vertebra's own mask as channels (2.5D).
-        ``windows``: three windows of one slice as channels.
-    positions
-        Slices looked at, spread evenly over the vertebra's own height.
-    neighbours
-        Slices that make up a stack, an odd number.
-    size
-        Rows and columns kept about the middle of the crop, the whole crop by default.
-    """
-
-    kind: Literal["stack", "windows"] = "stack"
-    positions: _Positive = 15
-    neighbours: Annotated[_Positive, AfterValidator(_odd)] = 5
-    size: tuple[_Positive, _Positive] | None = None
-
-    @property
-    def channels(self) -> int:
-        return self.neighbours + 1 if self.kind == "stack" else 3
 
 
 class Stage(StrictModel):

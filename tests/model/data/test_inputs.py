@@ -8,8 +8,7 @@ import torch
 from model.data.augment import NONE, Settings
 from model.data.inputs import inputs_of
 from model.data.loader import Batch, Batches
-from model.data.views import own_labels
-from model.training.recipe import ViewSettings
+from model.data.views import ViewSettings, own_labels
 from spine_etl.store import Store
 
 STACK = ViewSettings(positions=4, neighbours=3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.data.views import ViewSettings
 from model.inference.weights import MODEL, WEIGHTS, ModelDescription, save_weights
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
-from model.training.recipe import ViewSettings
 from spine_etl.store import Store
 
 VIEW = ViewSettings(positions=3, neighbours=1)

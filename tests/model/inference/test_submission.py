@@ -14,7 +14,7 @@ import torch
 
 from model.data.inputs import inputs_of
 from model.data.loader import Batches
-from model.data.views import own_labels
+from model.data.views import ViewSettings, own_labels
 from model.inference.calibration import probabilities
 from model.inference.explanation import explain_study
 from model.inference.metrics import weighted_log_loss
@@ -22,7 +22,6 @@ from model.inference.submission import predict_store
 from model.inference.weights import MODEL, load_model
 from model.options import ExplainOptions, PredictOptions
 from model.predict import predict
-from model.training.recipe import ViewSettings
 from spine_etl.errors import CheckpointInvalid, ChunkMissing, FoldInvalid
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from model.data.views import ViewSettings
 from model.inference.weights import (
     MODEL,
     WEIGHTS,
@@ -19,7 +20,6 @@ from model.inference.weights import (
     save_weights,
 )
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings, narrow_trunk, resnet_trunk
-from model.training.recipe import ViewSettings
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.store import Store
 

@@ -8,11 +8,10 @@ import torch
 
 from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batches
-from model.data.views import own_labels
+from model.data.views import ViewSettings, own_labels
 from model.inference.predictor import Predictor
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.training.precise_batch_norm import measure_batch_norms
-from model.training.recipe import ViewSettings
 from spine_etl.store import Store
 
 VIEW = ViewSettings(kind="windows", positions=3)
