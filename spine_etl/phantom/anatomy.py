@@ -101,10 +101,8 @@ def _atlas() -> list[list[float]]:
     return [
         *_both(
             _rod((15.0, -4.0, 0.0), (17.5, 6.0, 0.0), 5.6, 5.4, 0.8),  # lateral mass
-            _rod(
-                (19.0, -2.0, 0.0), (36.0, 3.0, -1.5), 2.6, 2.9
-            ),  # transverse process, anterior to the foramen
-            _rod((19.0, 9.5, 0.0), (36.0, 3.5, -1.5), 2.5, 2.9),  # posterior to it
+            _rod((19.0, -2.0, 0.0), (36.0, 3.0, -1.5), 2.6, 2.9),  # transverse process, anterior root
+            _rod((19.0, 9.5, 0.0), (36.0, 3.5, -1.5), 2.5, 2.9),  # posterior root
             _rod((15.0, -5.0, 0.0), (9.0, -9.8, 0.0), 3.0, 2.9, 0.7),  # anterior arch
             _rod((9.0, -9.8, 0.0), (0.0, -11.2, 0.0), 2.9, 3.1, 0.65),
             _rod((17.5, 7.0, 0.0), (18.0, 16.0, 0.0), 3.6, 3.0, 0.75),  # posterior arch
@@ -146,11 +144,9 @@ def _subaxial(level: str) -> list[list[float]]:
         rows += _both(_rod((17.0, p + 1.0, 0.0), tip, 4.2, 4.6))
     else:
         rows += _both(
-            _rod(
-                (a * 0.8, -1.0, -0.5), (21.0, 0.5, -1.2), 2.3, 2.3
-            ),  # transverse process, anterior to the foramen
+            _rod((a * 0.8, -1.0, -0.5), (21.0, 0.5, -1.2), 2.3, 2.3),  # transverse process, anterior root
             _rod((21.0, 0.5, -1.2), tip, 2.3, 2.7),
-            _rod((18.0, p - 2.0, 0.0), tip, 3.0, 2.7),  # posterior to it
+            _rod((18.0, p - 2.0, 0.0), tip, 3.0, 2.7),  # posterior root
             _rod((a * 0.86, 0.0, h - 0.5), (a * 0.86, 4.5, h + 0.3), 1.9, 1.9),  # uncinate process
         )
     end = (0.0, b + 15.5 + spine, -2.5 - drop)

@@ -155,7 +155,7 @@ def _muscle_planes(rng: np.random.Generator, scan: Scan) -> npt.NDArray[np.float
 
 
 def _smooth(noise: npt.NDArray[np.float32], axes: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Neighbours correlated a little, variance 1, borders wrapped round."""
+    """Smooth noise periodically with the kernel (1, 2, 1) along each axis and scale it to unit variance."""
     for axis in axes:
         noise = noise * 2 + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)
     unit: npt.NDArray[np.float32] = noise / noise.std()
@@ -182,7 +182,10 @@ class Renderer:
     def slice(
         self, index: int, labels: npt.NDArray[np.uint16]
     ) -> npt.NDArray[np.uint16] | npt.NDArray[np.int16]:
-        """Stored values (rows, columns) of a slice; ``labels`` receives its labels. ``index``: file order."""
+        """Stored values (rows, columns) of the slice at ``index`` in file order.
+
+        The labels of the slice are written into ``labels`` (rows, columns) where it is 0.
+        """
         plane = self._scan.plane_mm(index)
         size = self._scan.size
         hu = np.empty((size, size), np.float32)

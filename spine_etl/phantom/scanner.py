@@ -197,7 +197,7 @@ def plan_scan(
 ) -> Scan:
     """Place the field of view around a neck and encode its geometry as header strings.
 
-    ``index`` alone decides the kind of the scan, so that a few studies already include all kinds: every fifth
+    Only ``index`` decides the kind of the scan, so that a few studies already include all kinds: every fifth
     study runs from foot to head, every sixth has file numbers that do not begin at 1, every thirteenth has
     uneven slice spacing, and every seventeenth has oblique slices.
     """

@@ -4,8 +4,7 @@ A shape is a row of ten numbers, in mm in the frame of its part (u to Left, v to
 
     kind, a (3), b (3), r1, r2, squeeze
 
-- ``CAPSULE``: a round rod from a to b with radius r1 at a and r2 at b; ``squeeze`` below 1 stretches it along
-  w.
+- ``CAPSULE``: a round rod from a to b with radii r1 and r2; ``squeeze`` below 1 stretches it along w.
 - ``BODY``: a vertebral body or disc centred at a, with half sizes b; r1 is the concavity of the end plates.
 - ``SHELL``: an ellipsoidal shell centred at a, with radii b and thickness r1, and a round hole of radius r2
   at u = 0, v = ``squeeze``.

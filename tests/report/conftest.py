@@ -11,5 +11,5 @@ BOX_COLOR = to_rgb("#FF3EA5")
 
 
 def has_color(picture: Picture, color: tuple[float, float, float]) -> npt.NDArray[np.bool_]:
-    """Where a picture (rows, columns, 3 or 4) has this colour, within 0.12 per channel."""
+    """(rows, columns): True for pixels of this colour, within 0.12 per channel."""
     return np.abs(picture[..., :3] - color).max(axis=-1) < 0.12

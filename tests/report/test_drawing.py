@@ -1,4 +1,4 @@
-"""Drawing: PNG files are read back and their pixels compared with what was to be drawn."""
+"""PNG files are read back, and their pixels compared with the expected ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels: where things appear in a picture follows from the patient's axes, however a series is stored."""
+"""Panels have the same orientation for every axis order and direction in which a series can be stored."""
 
 from __future__ import annotations
 

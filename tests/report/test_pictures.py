@@ -1,4 +1,4 @@
-"""The pictures of a study: which files are written, and what they show."""
+"""The pictures of a study: the files written and their contents."""
 
 from __future__ import annotations
 

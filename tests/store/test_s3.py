@@ -85,7 +85,7 @@ def test_reading_needs_only_read_permission(store, address, s3_server, monkeypat
 
 
 def test_denied_access_is_reported(store, address, s3_server, monkeypatch) -> None:
-    for name, value in s3_server.settings("nobody").items():
+    for name, value in s3_server.settings("no-access").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreForbidden, match="credentials"):
         open_store(address)

@@ -223,7 +223,7 @@ def test_invalid_sources_on_a_real_server(s3_bucket: str, s3_server, monkeypatch
         discover_studies("s3://there-is-no-such-bucket", LEVELS)
     with pytest.raises(NoSlices):
         read_series(f"{s3_bucket}/empty")
-    for name, value in s3_server.settings("nobody").items():
+    for name, value in s3_server.settings("no-access").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SourceUnreachable, match="credentials"):
         discover_studies(s3_bucket, LEVELS)
