@@ -179,7 +179,7 @@ def _hazard(leave: float) -> FloatArray:
     density = (1 - OUTLIER_SHARE) * log_normal / log_normal.sum() + outliers
     survival = 1 - np.append(0, np.cumsum(density[:-1]))
     hazard: FloatArray = np.minimum(1, density / np.maximum(survival, 1e-12))
-    # The last age stands for every later one.
+    # The last age also represents every later one.
     hazard[-1] = leave
     return hazard
 

@@ -66,7 +66,7 @@ class LevelOrder:
         return len(self.log_initial) - 2
 
     @classmethod
-    def fit(cls, label_maps: Iterable[npt.NDArray[np.integer[Any]]], level_count: int = 7) -> LevelOrder:
+    def fit(cls, label_maps: Iterable[npt.NDArray[np.integer[Any]]], level_count: int) -> LevelOrder:
         """Count initial states and transitions in label maps; the confusion is fixed (`P_CORRECT` etc.).
 
         Each map is converted by `state_sequence`. Add-one smoothing applies to the initial states and to the
@@ -102,7 +102,7 @@ class LevelOrder:
         )
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """Plain lists for JSON. None stands for -inf, which JSON lacks."""
+        """Plain lists for JSON. None replaces -inf, which JSON lacks."""
         return {name: _to_lists(getattr(self, name)) for name in _FIELDS}
 
     @classmethod
@@ -193,7 +193,7 @@ def boundary_scores(foreground: npt.NDArray[np.bool_]) -> FloatArray:
     return scores
 
 
-def state_sequence(labels: npt.NDArray[np.integer[Any]], level_count: int = 7) -> IntArray:
+def state_sequence(labels: npt.NDArray[np.integer[Any]], level_count: int) -> IntArray:
     """The states of a label map's slices, from head to foot: int64 (time,).
 
     A slice's state is the label with the most voxels in it. Slices before the first label are above. A slice

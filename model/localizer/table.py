@@ -38,13 +38,14 @@ def write_table(path: Path, localizer: Localizer, store: Store) -> None:
     for study in range(len(store)):
         if study in segmented:
             continue
-        found = localizer.localize(store.read("overview/image", study), store.recipe)
+        localization = localizer.localize(store.read("overview/image", study), store.recipe)
         # A spacing of 1 gives voxel indices, which the study's grid converts to LPS mm.
-        voxel_centres = centres(classes[found.labels], len(store.levels), 1.0)
+        voxel_centres = centres(classes[localization.labels], len(store.levels), 1.0)
         for level, voxel_centre in zip(store.levels, voxel_centres, strict=True):
             if np.isnan(voxel_centre[0]):
                 continue
             position_mm = store.overview_grid(study).to_mm(voxel_centre)
             coordinates = [f"{value:.1f}" for value in position_mm]
-            writer.writerow((store.study_uids[study], level, *coordinates, f"{found.confidence[level]:.3f}"))
+            confidence = f"{localization.confidence[level]:.3f}"
+            writer.writerow((store.study_uids[study], level, *coordinates, confidence))
     write_atomically(path, text.getvalue().encode())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.localizer.level_order import LevelOrder
-from tests.model.localizer.necks import random_neck
+from tests.model.localizer.necks import K, random_neck
 
 
 @pytest.fixture(autouse=True)
@@ -17,4 +17,4 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def order() -> LevelOrder:
     """Fitted to whole necks, all of which start above the first level."""
-    return LevelOrder.fit([random_neck(seed) for seed in range(100, 140)])
+    return LevelOrder.fit([random_neck(seed) for seed in range(100, 140)], K)

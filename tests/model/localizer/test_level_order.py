@@ -74,7 +74,7 @@ def test_confusion_favours_the_true_level(order: LevelOrder) -> None:
 
 def test_fit_without_labels_raises() -> None:
     with pytest.raises(ValueError, match="no label map"):
-        LevelOrder.fit([np.zeros((3, 2, 2), dtype=np.uint8)])
+        LevelOrder.fit([np.zeros((3, 2, 2), dtype=np.uint8)], K)
 
 
 def test_order_survives_strict_json(order: LevelOrder) -> None:

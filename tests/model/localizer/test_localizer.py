@@ -33,10 +33,10 @@ def test_probabilities_are_averaged_over_folds(tiny_store: Store, tmp_path: Path
 
 def test_labels_are_the_recipes_and_every_level_has_a_confidence(tiny_store: Store, tmp_path: Path) -> None:
     save_untrained_fold(tmp_path, tiny_store.recipe)
-    found = Localizer(tmp_path).localize(tiny_store.read("overview/image", 0), tiny_store.recipe)
-    assert found.labels.dtype == np.uint8
-    assert set(np.unique(found.labels)) <= {0, *tiny_store.recipe.levels.values()}
-    assert set(found.confidence) == set(tiny_store.recipe.levels)
+    localization = Localizer(tmp_path).localize(tiny_store.read("overview/image", 0), tiny_store.recipe)
+    assert localization.labels.dtype == np.uint8
+    assert set(np.unique(localization.labels)) <= {0, *tiny_store.recipe.levels.values()}
+    assert set(localization.confidence) == set(tiny_store.recipe.levels)
 
 
 def test_pickle_contains_the_path_only(tiny_store: Store, tmp_path: Path) -> None:
@@ -65,5 +65,5 @@ def test_other_levels_raise(tiny_store: Store, tmp_path: Path) -> None:
 
 def test_only_confident_levels_are_kept(tiny_store: Store) -> None:
     labels = np.array([[[0, 1, 2]]], np.uint8)
-    found = Localization(labels, {"C1": LEAST_CONFIDENCE, "C2": LEAST_CONFIDENCE - 0.01})
-    assert found.sure(tiny_store.recipe).tolist() == [[[0, 1, 0]]]
+    localization = Localization(labels, {"C1": LEAST_CONFIDENCE, "C2": LEAST_CONFIDENCE - 0.01})
+    assert localization.sure(tiny_store.recipe).tolist() == [[[0, 1, 0]]]

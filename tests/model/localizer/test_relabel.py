@@ -46,7 +46,7 @@ def test_correct_map_is_unchanged(order: LevelOrder, seed: int, overlap: int) ->
 
 def test_arches_beside_the_next_body_change_no_level() -> None:
     labels = neck((4, 7, 4, 4, 4, 4, 4), overlap=3)
-    np.testing.assert_array_equal(relabel_predicted(labels, LevelOrder.fit([labels] * 10)).labels, labels)
+    np.testing.assert_array_equal(relabel_predicted(labels, LevelOrder.fit([labels] * 10, K)).labels, labels)
 
 
 def test_path_and_posterior_follow_z(order: LevelOrder) -> None:
