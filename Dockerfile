@@ -26,5 +26,5 @@ RUN useradd --create-home --uid 10001 spine \
 USER spine
 ENV NUMBA_CACHE_DIR=/home/spine/.cache/numba PREFECT_HOME=/home/spine/.prefect
 # Compile the kernels once. On another type of processor, the first study of each container compiles them again.
-RUN python -c "from spine_etl import crops, resample; crops.warm_up(); resample.warm_up()"
+RUN python -c "from spine_etl.pipeline import warm_up; warm_up()"
 CMD ["python", "-m", "flows.build_dataset", "--help"]

@@ -1,6 +1,6 @@
-"""Space: a `Grid` says where each voxel of an array lies, and all affine arithmetic is here.
+"""Space: a `Grid` gives the position of each voxel of an array; all affine arithmetic is here.
 
-One convention holds everywhere. Arrays are C-ordered ``(z, y, x)``; an affine takes the homogeneous index
+There is one convention. Arrays are C-ordered ``(z, y, x)``. An affine maps the homogeneous index
 ``(z, y, x, 1)`` to millimetres in **LPS**, the frame of DICOM (PS3.3 C.7.6.2): +x to the patient's Left,
 +y to Posterior, +z to Superior. An index that is a whole number is the *centre* of a voxel.
 """
@@ -34,7 +34,7 @@ class Grid:
     Raises
     ------
     ValueError
-        If the shape holds an axis below 1, or the affine is singular, not finite or not 4x4.
+        If an axis of the shape is below 1, or if the affine is singular, not finite or not 4x4.
     """
 
     shape: tuple[int, int, int]
@@ -54,7 +54,7 @@ class Grid:
     def canonical(cls, center_mm: npt.ArrayLike, shape: Sequence[int], spacing_mm: float) -> Grid:
         """An isotropic grid along the patient's axes: +z Superior, +y Posterior, +x Left.
 
-        ``center_mm`` (L, P, S) is the middle of the voxel block, between voxels where an axis is even.
+        ``center_mm`` (L, P, S) is the middle of the voxel block: between two voxels if an axis is even.
         """
         middle = (np.asarray(shape, dtype=np.float64) - 1) / 2
         origin_mm = np.asarray(center_mm, dtype=np.float64) - _CANONICAL_AXES @ middle * spacing_mm
@@ -77,7 +77,7 @@ class Grid:
 
     @property
     def spacing_mm(self) -> FloatArray:
-        """(3,): millimetres between neighbours along z, y, x."""
+        """(3,): distance in millimetres between neighbours along z, y and x."""
         spacing: FloatArray = np.linalg.norm(self.affine[:3, :3], axis=0)
         return spacing
 
@@ -88,19 +88,19 @@ class Grid:
 
     @property
     def axis_codes(self) -> str:
-        """Where z, y and x lead, each to the nearest patient axis: ``SPL`` for a canonical grid."""
+        """Directions of z, y and x, each as the nearest patient axis: ``SPL`` for a canonical grid."""
         cosines = self.affine[:3, :3] / self.spacing_mm
         axes = max(permutations(range(3)), key=lambda order: np.abs(cosines[list(order), range(3)]).prod())
         return "".join("LPS"[axis] if cosines[axis, k] > 0 else "RAI"[axis] for k, axis in enumerate(axes))
 
     @property
     def tilt_degrees(self) -> float:
-        """Angle between the step from slice to slice and the slices' normal: the gantry's tilt."""
+        """The gantry tilt: the angle between the step from slice to slice and the slices' normal."""
         return _degrees_between(self.affine[:3, 0], self._normal)
 
     @property
     def oblique_degrees(self) -> float:
-        """Angle between the slices' normal and the patient's axis that is nearest to it."""
+        """Angle between the slices' normal and the nearest patient axis."""
         return min(_degrees_between(axis, self._normal) for axis in np.eye(3))
 
     @property
@@ -108,7 +108,7 @@ class Grid:
         return np.cross(self.affine[:3, 1], self.affine[:3, 2])
 
     def slice_at(self, z: float) -> Grid:
-        """The one slice that lies at that z index, which need not be whole."""
+        """The grid of the single slice at z index ``z``, which need not be a whole number."""
         affine = self.affine.copy()
         affine[:3, 3] = self.to_mm((z, 0, 0))
         return Grid((1, *self.shape[1:]), affine)
@@ -125,7 +125,7 @@ class Grid:
         return index
 
     def index_map_to(self, other: Grid) -> FloatArray:
-        """(4, 4): this grid's homogeneous index to the index in ``other`` of the same point."""
+        """(4, 4): maps a homogeneous index of this grid to the index of the same point in ``other``."""
         product: FloatArray = np.linalg.inv(other.affine) @ self.affine
         return product
 
@@ -135,28 +135,28 @@ class Grid:
         return self.to_mm([(z, y, x) for z in ends[0] for y in ends[1] for x in ends[2]])
 
     def corner_distance_mm(self, other: Grid) -> float:
-        """The most that a corner of this block lies away from the other's nearest one.
+        """The largest distance from a corner of this block to the nearest corner of the other.
 
-        0 where both are one block, whatever the order and direction of their axes.
+        0 if both are the same block, whatever the order and direction of their axes.
         """
-        apart = np.linalg.norm(self.corners_mm()[:, None] - other.corners_mm()[None], axis=2)
-        return float(apart.min(axis=1).max())
+        distances = np.linalg.norm(self.corners_mm()[:, None] - other.corners_mm()[None], axis=2)
+        return float(distances.min(axis=1).max())
 
     def enclosing_canonical(self, spacing_mm: float) -> Grid:
-        """The smallest canonical grid of that spacing that covers this one's whole voxel block."""
+        """The smallest canonical grid with that spacing that covers this grid's whole voxel block."""
         corners = self.corners_mm()
         extent = (corners.max(axis=0) - corners.min(axis=0))[::-1]
         shape = np.maximum(1, np.ceil(extent / spacing_mm - 1e-6)).astype(int)
         return Grid.canonical((corners.max(axis=0) + corners.min(axis=0)) / 2, shape.tolist(), spacing_mm)
 
     def matches(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
-        """Whether both have one shape and no corner of theirs lies further apart than the tolerance."""
+        """True if the shapes are equal and all corresponding corners agree to within the tolerance."""
         if self.shape != other.shape:
             return False
-        apart = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
-        return bool(apart.max() <= tolerance_mm)
+        distances = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
+        return bool(distances.max() <= tolerance_mm)
 
 
 def _degrees_between(a: FloatArray, b: FloatArray) -> float:
-    """Angle between two lines, 0 to 90, exact for small angles too."""
+    """Angle between two lines, 0 to 90, accurate for small angles as well."""
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), abs(a @ b))))

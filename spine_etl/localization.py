@@ -1,6 +1,6 @@
-"""What a localizer says of a study without a segmentation: the face that the build knows it by.
+"""The interface between the build and a localizer, which finds the levels of a study without a segmentation.
 
-The networks themselves live elsewhere; whatever has a digest and answers `localize` will do.
+The networks are in `model.localizer`; any object that satisfies `Localizer` will do.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy.typing as npt
 
 from spine_etl.recipe import Recipe
 
-LEAST_CONFIDENCE = 0.5
-"""Below it a level is marked missing: a crop in the wrong place is worse than none."""
+MIN_CONFIDENCE = 0.5
+"""A level with less confidence is marked missing: a crop in the wrong position is worse than no crop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Localization:
     """Where the levels are.
 
-    ``labels`` uint8 (z, y, x) on the recipe's overview grid: the levels' numbers in a segmentation, 0
-    elsewhere. ``confidence`` of each level, 0 to 1; 0 where it was not seen.
+    ``labels`` is uint8 (z, y, x) on the recipe's overview grid: the levels' label numbers, 0 elsewhere.
+    ``confidence`` is that of each level, 0 to 1; 0 if the level was not found.
     """
 
     labels: npt.NDArray[np.uint8]
     confidence: Mapping[str, float]
 
-    def sure(self, recipe: Recipe) -> npt.NDArray[np.uint8]:
-        """The labels of those levels alone whose confidence is enough."""
-        keep = [number for name, number in recipe.levels.items() if self.confidence[name] >= LEAST_CONFIDENCE]
+    def confident_labels(self, recipe: Recipe) -> npt.NDArray[np.uint8]:
+        """``labels`` without the levels whose confidence is below `MIN_CONFIDENCE`."""
+        keep = [number for name, number in recipe.levels.items() if self.confidence[name] >= MIN_CONFIDENCE]
         return np.where(np.isin(self.labels, keep), self.labels, 0).astype(np.uint8)
 
 
@@ -40,9 +40,9 @@ class Localizer(Protocol):
 
     @property
     def digest(self) -> str:
-        """What changes whenever an answer could."""
+        """Changes whenever a result of `localize` could."""
         ...
 
     def localize(self, image: npt.NDArray[np.int16], recipe: Recipe) -> Localization:
-        """The levels in int16 HU (z, y, x) on the recipe's overview grid."""
+        """The levels in an overview: int16 HU (z, y, x) on the recipe's overview grid."""
         ...

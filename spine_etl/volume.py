@@ -1,4 +1,4 @@
-"""What passes between the stages: frozen values, each an array with the `Grid` that places it."""
+"""The types that the stages exchange: frozen values, each an array and its `Grid`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from spine_etl.geometry import FloatArray, Grid
 
 AIR_HU = -1024
-"""What lies outside the field of view, and the floor of every HU value."""
+"""HU outside the field of view, and the lower limit of all HU values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,20 +21,20 @@ class Volume:
     Parameters
     ----------
     voxels
-        (z, y, x), int16 where every value is whole (slope 1), else float32; HU, never below `AIR_HU`.
+        (z, y, x), HU, never below `AIR_HU`; int16 if every value is a whole number (slope 1), else float32.
     grid
-        Where the voxels lie. With uneven slices this is the even lattice from the first slice to the last.
+        Positions of the voxels. With uneven slices this is the even lattice from the first to the last slice.
     slice_coordinates
-        (z,) strictly rising from 0 to shape[0] - 1: the grid's z index at which each stored slice really
-        lies; None where the slices are even.
+        (z,) strictly rising from 0 to shape[0] - 1: the real position of each stored slice, as a z index of
+        the grid. None if the slices are even.
     warnings
-        What was tolerated while reading, one sentence each, no patient data.
+        Irregularities tolerated while reading, one sentence each, no patient data.
     facts
         Small facts for the study's record (transfer syntax, slices dropped, decoder used, ...).
     file_numbers
-        (z,) the number in each slice's file name, -1 where it has none: RSNA's ``slice_number``.
+        (z,) the number in each slice's file name, -1 if there is none: RSNA's ``slice_number``.
     source_digest
-        Digest of the files that were read (`spine_etl.source.digest`), empty where there were none.
+        Digest of the files that were read (`spine_etl.source.digest`), empty if there were none.
     """
 
     voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -45,13 +45,31 @@ class Volume:
     file_numbers: npt.NDArray[np.int64] | None = None
     source_digest: str = ""
 
+    @property
+    def slice_positions(self) -> FloatArray:
+        """(z,): the position of each slice as a z index of the grid; 0, 1, 2, ... if they are even."""
+        if self.slice_coordinates is None:
+            return np.arange(self.voxels.shape[0], dtype=np.float64)
+        return self.slice_coordinates
+
+    def slice_bounds(self, slice_index: int) -> tuple[float, float]:
+        """The z indices of the grid halfway to the slices before and after.
+
+        The first and the last slice extend as far outwards as inwards; a single slice is one step thick.
+        """
+        neighbours = self.slice_positions[max(slice_index - 1, 0) : slice_index + 2]
+        steps = np.diff(neighbours) if len(neighbours) > 1 else np.ones(1)
+        position = float(self.slice_positions[slice_index])
+        return position - float(steps[0]) / 2, position + float(steps[-1]) / 2
+
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
     """A segmentation: one unsigned label per voxel, 0 for background, on a grid of its own.
 
-    ``labels`` is (z, y, x), uint8; the axes need not be those of the patient nor of the CT.
-    ``source_digest`` is the digest of the file (`spine_etl.source.digest`), empty where there was none.
+    ``labels`` is uint8 (z, y, x); its axes may differ from those of the patient and of the CT.
+    ``source_digest`` is the digest of the file (`spine_etl.source.digest`) or of the localizer that predicted
+    the labels, empty if there is neither.
     """
 
     labels: npt.NDArray[np.uint8]
@@ -59,26 +77,11 @@ class LabelMap:
     source_digest: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class VertebraCrop:
-    """One vertebra on its isotropic canonical grid.
-
-    ``image`` int16 HU and ``mask`` uint8 source labels share the grid's shape (z, y, x). ``coverage`` is
-    the share of the crop's voxels whose centres lie inside the CT's field of view, 0 to 1; the rest is air.
-    """
-
-    level: str
-    image: npt.NDArray[np.int16]
-    mask: npt.NDArray[np.uint8]
-    grid: Grid
-    coverage: float
-
-
 @dataclass(frozen=True, slots=True)
 class FractureBox:
     """A fracture marked in one source slice.
 
-    ``x`` (column) and ``y`` (row) are the upper-left corner in pixels, pixel centres at whole numbers;
+    ``x`` (column) and ``y`` (row) are the upper-left corner in pixels, with pixel centres at whole numbers;
     ``slice_number`` is the number in the name of the DICOM file.
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"dicom", "nifti", "resample", "crops"}
+STAGES = {"dicom", "nifti", "resample", "segmentation", "crops", "boxes"}
 FOUNDATIONS = {
     "errors", "geometry", "volume", "settings", "atomic", "windows", "recipe", "source", "s3", "jit",
 }  # fmt: skip

@@ -1,6 +1,6 @@
-"""The numbers of a dataset: a change of any of them must raise `spine_etl.recipe.NUMBERS_VERSION`.
+"""The numbers of a dataset: if any of them changes, `spine_etl.recipe.NUMBERS_VERSION` must be raised.
 
-The input is whole numbers from a closed form, so nothing but the code under test shapes what comes out.
+The input is whole numbers in closed form, so the output depends only on the code under test.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from spine_etl.crops import crop_grids, overview_grid
 from spine_etl.geometry import Grid
 from spine_etl.recipe import NUMBERS_VERSION, SCHEMA_VERSION, Recipe
 from spine_etl.resample import sample_image, sample_labels
+from spine_etl.segmentation import level_centers_mm
 from spine_etl.volume import LabelMap, Volume
 
 RECIPE = Recipe.model_validate(
@@ -67,11 +68,11 @@ GOLDEN: dict[str, list[int]] = {
     ],
 }  # fmt: skip
 GOLDEN_VERSION = (2, 2)
-"""(schema, numbers) that the lists below belong to."""
+"""(schema, numbers): the versions that `GOLDEN` belongs to."""
 
 
-def study() -> tuple[Volume, LabelMap]:
-    """A tilted head-to-foot series and its mask, which has an orientation of its own."""
+def volume_and_mask() -> tuple[Volume, LabelMap]:
+    """A tilted head-to-foot series and its mask, whose orientation differs."""
     shape = (12, 20, 24)
     z, y, x = np.indices(shape)
     hu = ((z * 7919 + y * 104729 + x * 1299709) % 2600 - 1100).astype(np.int16)
@@ -87,9 +88,12 @@ def study() -> tuple[Volume, LabelMap]:
     return Volume(np.maximum(hu, -1024), Grid(shape, affine)), LabelMap(labels[::-1], Grid(shape, flipped))
 
 
-def made() -> dict[str, list[int]]:
-    volume, mask = study()
-    grids = {**crop_grids(mask, RECIPE), "overview": overview_grid(volume.grid, RECIPE)}
+def sampled_numbers() -> dict[str, list[int]]:
+    volume, mask = volume_and_mask()
+    grids = {
+        **crop_grids(level_centers_mm(mask, RECIPE), RECIPE),
+        "overview": overview_grid(volume.grid, RECIPE),
+    }
     numbers = {}
     for name, grid in grids.items():
         numbers[f"{name} image"] = sample_image(volume, grid).ravel().tolist()
@@ -98,6 +102,6 @@ def made() -> dict[str, list[int]]:
     return numbers
 
 
-def test_the_numbers_are_those_of_this_version() -> None:
-    assert (SCHEMA_VERSION, NUMBERS_VERSION) == GOLDEN_VERSION, "then write the new numbers down here"
-    assert made() == GOLDEN, "a stored number changed: raise NUMBERS_VERSION and write the new ones down"
+def test_numbers_match_this_version() -> None:
+    assert (SCHEMA_VERSION, NUMBERS_VERSION) == GOLDEN_VERSION, "update GOLDEN and GOLDEN_VERSION"
+    assert sampled_numbers() == GOLDEN, "a stored number changed: raise NUMBERS_VERSION and update GOLDEN"

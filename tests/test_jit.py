@@ -10,10 +10,10 @@ import numba
 import numpy as np
 import pytest
 
-from spine_etl import crops
+from spine_etl import segmentation
 from spine_etl.resample import kernels
 
-MODULES = (kernels, crops)
+MODULES = (kernels, segmentation)
 
 
 def kernels_of(module: ModuleType) -> dict[str, numba.core.dispatcher.Dispatcher]:

@@ -1,4 +1,4 @@
-"""One study from its folder to its row, held against the truth of the phantom and against real CT."""
+"""One study from its folder to its row, compared with the phantom's ground truth and with real CT."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own documentation's name
 
-from spine_etl.crops import overview_grid
 from spine_etl.dicom import read_series
-from spine_etl.geometry import Grid
-from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
 from spine_etl.phantom import PhantomStudy, write_phantom
-from spine_etl.pipeline import crop_study, process_study, source_digest
+from spine_etl.pipeline import crop_study, process_study
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.resample import sample_labels
 from spine_etl.source.files import LocalFile, LocalFolder
@@ -24,7 +21,8 @@ from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.writer import StoreWriter
-from spine_etl.volume import LabelMap
+from spine_etl.study_record import source_digest
+from tests.true_localizer import TrueLocalizer
 
 QUICK = load_recipe("quick")
 Phantom = tuple[Path, dict[str, PhantomStudy]]
@@ -33,7 +31,7 @@ Phantom = tuple[Path, dict[str, PhantomStudy]]
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Phantom:
     source = tmp_path_factory.mktemp("phantom")
-    # Fine enough that a label's centroid is known to a fraction of a crop's voxel.
+    # Fine enough that a label's centroid is accurate to a fraction of a crop's voxel.
     return source, {study.uid: study for study in write_phantom(source, 8, 5, size=192, slices=160)}
 
 
@@ -47,7 +45,7 @@ def masked(phantom: Phantom) -> list[tuple[Study, PhantomStudy]]:
     return studies
 
 
-def test_each_crop_holds_its_vertebra_where_it_truly_is(masked: list[tuple[Study, PhantomStudy]]) -> None:
+def test_vertebra_is_at_its_true_position_in_each_crop(masked: list[tuple[Study, PhantomStudy]]) -> None:
     errors = []
     for study, truth in masked:
         crops = crop_study(study, QUICK)
@@ -55,40 +53,40 @@ def test_each_crop_holds_its_vertebra_where_it_truly_is(masked: list[tuple[Study
             if level not in crops.grids or truth.levels[level].in_view < 0.999:
                 continue
             grid = crops.grids[level]
-            where = np.argwhere(crops.voxels["mask"][index] == label)
+            voxels = np.argwhere(crops.voxels["mask"][index] == label)
             expected = grid.to_index(truth.levels[level].centroid_mm)
-            errors.append(np.abs(where.mean(axis=0) - expected).max())
+            errors.append(np.abs(voxels.mean(axis=0) - expected).max())
     assert len(errors) > 20
     assert max(errors) < 0.5
 
 
-def test_c1_lies_above_c7_in_both_slice_orders(masked: list[tuple[Study, PhantomStudy]]) -> None:
+def test_c1_is_above_c7_in_both_slice_orders(masked: list[tuple[Study, PhantomStudy]]) -> None:
     for study, _ in masked:
         crops = crop_study(study, QUICK)
         heights = [crops.grids[level].center_mm[2] for level in QUICK.levels if level in crops.grids]
         assert heights == sorted(heights, reverse=True)
         overview = crops.voxels["overview/mask"]
-        found = [np.argwhere(overview == label)[:, 0].mean() for label in (1, 7) if (overview == label).any()]
-        assert found == sorted(found, reverse=True)  # the overview's z index rises towards the head
+        z = [np.argwhere(overview == label)[:, 0].mean() for label in (1, 7) if (overview == label).any()]
+        assert z == sorted(z, reverse=True)  # the overview's z index rises towards the head
 
 
-def test_the_seeds_flip_recipe_is_the_derived_alignment(masked: list[tuple[Study, PhantomStudy]]) -> None:
+def test_head_to_foot_alignment_equals_known_flips(masked: list[tuple[Study, PhantomStudy]]) -> None:
     checked = 0
     for study, truth in masked:
         if truth.scan.foot_to_head or not isinstance(study.mask, LocalFile):
-            continue  # the recipe holds for files that run from head to foot, and for those alone
+            continue  # the flips are right only for files from head to foot
         volume = read_series(study.folder)
         assert volume.grid.to_mm((0, 0, 0))[2] > volume.grid.to_mm((volume.grid.shape[0] - 1, 0, 0))[2]
-        seed = np.asarray(nibabel.load(study.mask.path).dataobj)[:, ::-1, ::-1].transpose(2, 1, 0)
-        np.testing.assert_array_equal(sample_labels(read_label_map(study.mask), volume.grid), seed)
+        flipped = np.asarray(nibabel.load(study.mask.path).dataobj)[:, ::-1, ::-1].transpose(2, 1, 0)
+        np.testing.assert_array_equal(sample_labels(read_label_map(study.mask), volume.grid), flipped)
         checked += 1
     assert checked >= 2
 
 
-def test_boxes_reach_the_fractured_level(phantom: Phantom, tmp_path: Path) -> None:
+def test_boxes_are_in_the_crop_of_the_fractured_level(phantom: Phantom, tmp_path: Path) -> None:
     source, truths = phantom
     writer = StoreWriter(tmp_path, QUICK)
-    found = 0
+    checked = 0
     for study in discover_studies(source, list(QUICK.levels)):
         record = process_study(study, writer)
         assert record.refusal is None
@@ -99,11 +97,11 @@ def test_boxes_reach_the_fractured_level(phantom: Phantom, tmp_path: Path) -> No
                 assert z0 <= z1 < QUICK.crop.shape[0]
                 assert -1 < y0 <= y1 < QUICK.crop.shape[1] + 1
                 assert -1 < x0 <= x1 < QUICK.crop.shape[2] + 1
-                found += 1
-    assert found > 10
+                checked += 1
+    assert checked > 10
 
 
-def test_without_a_mask_a_study_is_stored_unlocated(phantom: Phantom, tmp_path: Path) -> None:
+def test_study_without_a_mask_is_stored_unlocated(phantom: Phantom, tmp_path: Path) -> None:
     study = next(study for study in discover_studies(phantom[0], list(QUICK.levels)) if not study.mask)
     writer = StoreWriter(tmp_path, QUICK)
     record = process_study(study, writer)
@@ -115,94 +113,42 @@ def test_without_a_mask_a_study_is_stored_unlocated(phantom: Phantom, tmp_path: 
     assert store.read("overview/image", 0).max() > 300
 
 
-class Seer:
-    """Answers with the mask that the study is made to lack, as sure of each level as it is told to be."""
-
-    digest = "seen"
-
-    def __init__(self, mask: LabelMap, ct: Grid, confidence: dict[str, float]) -> None:
-        self.labels = sample_labels(mask, overview_grid(ct, QUICK))
-        self.confidence = dict.fromkeys(QUICK.levels, 1.0) | confidence
-
-    def localize(self, image: np.ndarray, recipe: Recipe) -> Localization:
-        assert image.shape == recipe.overview.shape
-        assert image.max() > 300
-        return Localization(self.labels, self.confidence)
-
-
-def test_predicted_levels_are_cropped_like_given_ones(
+def test_predicted_levels_are_cropped_like_segmented_ones(
     masked: list[tuple[Study, PhantomStudy]], tmp_path: Path
 ) -> None:
     study, truth = masked[0]
     assert study.mask is not None
     mask, ct = read_label_map(study.mask), read_series(study.folder).grid
-    seer = Seer(mask, ct, {"C4": 0.3})
-    blind = replace(study, mask=None)
+    localizer = TrueLocalizer(mask, ct, QUICK, {"C4": 0.3})
+    without_mask = replace(study, mask=None)
     writer = StoreWriter(tmp_path, QUICK)
-    record = process_study(blind, writer, localizer=seer)
+    record = process_study(without_mask, writer, localizer=localizer)
     assert record.refusal is None
     assert record.mask_source == "predicted"
     store = writer.commit([record])
-    given = crop_study(study, QUICK)
+    segmented = crop_study(study, QUICK)
     for index, (level, label) in enumerate(QUICK.levels.items()):
-        if level == "C4":  # found, but not for sure: marked missing, nothing invented
+        if level == "C4":  # found with too little confidence: marked missing, nothing invented
             assert record.levels[level].status == "unlocated"
             assert store.table["level_confidence"][0, index] == np.float32(0.3)
             assert (store.mask(0)[index] == 0).all()
             assert (store.image(0)[index] == -1024).all()
-        elif level in given.grids:
+        elif level in segmented.grids:
             assert record.levels[level].status == "located"
-            apart = store.crop_grid(0, level).center_mm - given.grids[level].center_mm
-            assert np.abs(apart).max() <= QUICK.overview.spacing_mm / 2 + 0.5  # its voxels end where they end
-            found = store.crop_grid(0, level).to_mm(np.argwhere(store.mask(0)[index] == label).mean(axis=0))
-            assert np.linalg.norm(found - truth.levels[level].centroid_mm) < 2.0
+            offset = store.crop_grid(0, level).center_mm - segmented.grids[level].center_mm
+            assert np.abs(offset).max() <= QUICK.overview.spacing_mm / 2 + 0.5  # half an overview voxel
+            voxels = np.argwhere(store.mask(0)[index] == label)
+            centroid_mm = store.crop_grid(0, level).to_mm(voxels.mean(axis=0))
+            assert np.linalg.norm(centroid_mm - truth.levels[level].centroid_mm) < 2.0
 
 
-def test_another_localizer_is_another_source_where_there_is_no_mask(
-    masked: list[tuple[Study, PhantomStudy]],
-) -> None:
-    study, _ = masked[0]
-    assert study.mask is not None
-    seer = Seer(read_label_map(study.mask), read_series(study.folder).grid, {})
-    blind = replace(study, mask=None)
-    assert source_digest(study, localizer=seer) == source_digest(study)
-    first, none = source_digest(blind, localizer=seer), source_digest(blind)
-    seer.digest = "seen otherwise"
-    assert len({first, none, source_digest(blind, localizer=seer)}) == 3
-    assert crop_study(blind, QUICK, localizer=seer).source_digest == source_digest(blind, localizer=seer)
-
-
-def test_slices_say_which_levels_they_show(masked: list[tuple[Study, PhantomStudy]]) -> None:
-    """Against the mask itself, which lies on the CT's own grid: what it holds in each file's slice."""
-    for study, _ in masked[:3]:
-        assert study.mask is not None
-        volume = read_series(study.folder)
-        labels = sample_labels(read_label_map(study.mask), volume.grid)
-        assert volume.file_numbers is not None
-        levels = crop_study(study, QUICK).levels
-        for level, label in QUICK.levels.items():
-            shown = np.flatnonzero((labels == label).any(axis=(1, 2)))
-            if not len(shown):
-                assert levels[level].slices is None
-                continue
-            heights = [volume.grid.to_mm((z, 0, 0))[2] for z in (shown[0], shown[-1])]
-            ends = shown[[0, -1]] if heights[0] < heights[1] else shown[[-1, 0]]
-            assert levels[level].slices == tuple(volume.file_numbers[ends].tolist())
-
-
-def test_digest_of_the_files_is_the_digest_of_the_record(phantom: Phantom, tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path, QUICK)
-    for study in discover_studies(phantom[0], list(QUICK.levels))[:3]:
-        assert process_study(study, writer).source_digest == source_digest(study)
-
-
-def test_threads_change_nothing(masked: list[tuple[Study, PhantomStudy]]) -> None:
+def test_thread_count_does_not_change_the_voxels(masked: list[tuple[Study, PhantomStudy]]) -> None:
     one, three = (crop_study(masked[0][0], QUICK, threads=threads) for threads in (1, 3))
     for name, voxels in one.voxels.items():
         np.testing.assert_array_equal(voxels, three.voxels[name])
 
 
-def test_refusals_are_records(tmp_path: Path) -> None:
+def test_refused_study_has_a_record(tmp_path: Path) -> None:
     folder = tmp_path / "train_images/1.2"
     folder.mkdir(parents=True)
     writer = StoreWriter(tmp_path / "store", QUICK)
@@ -218,7 +164,10 @@ def test_refusals_are_records(tmp_path: Path) -> None:
 
 
 def write_series(folder: Path, hu: np.ndarray, origin: np.ndarray, steps: np.ndarray) -> None:
-    """A minimal CT series with pydicom: (z, y, x) HU, LPS origin, columns of ``steps`` the index steps."""
+    """Write a minimal CT series with pydicom.
+
+    ``hu`` is (z, y, x); the columns of ``steps`` are the LPS steps along z, y and x.
+    """
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -246,14 +195,14 @@ def write_series(folder: Path, hu: np.ndarray, origin: np.ndarray, steps: np.nda
 
 
 @pytest.mark.real_data
-def test_a_real_pair_by_configuration_alone(real_data: Path, tmp_path: Path) -> None:
-    """The lumbar pair, written out as DICOM and mask, with its own level names and label numbers."""
+def test_real_lumbar_pair_needs_only_another_recipe(real_data: Path, tmp_path: Path) -> None:
+    """The lumbar pair, written as DICOM and mask, with its own level names and label numbers."""
     pair = real_data / "ct_mask_pair_lumbar"
     ct = nibabel.load(pair / "sub-ct_label-22_ct.nii.gz")
     mask_file = pair / "sub-ct_seg-vert_label-22_msk.nii.gz"
     hu = np.asarray(ct.dataobj)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine
-    # The file is (P, I, R); an axial series is made of it: slices along I, rows along P, columns along R.
+    # The file is (P, I, R). As an axial series, its slices are along I, rows along P, columns along R.
     planes = hu.transpose(1, 0, 2)
     write_series(tmp_path / "train_images/1.2.3", planes, lps[:3, 3], lps[:3, [1, 0, 2]])
     (tmp_path / "segmentations").mkdir()
@@ -274,7 +223,7 @@ def test_a_real_pair_by_configuration_alone(real_data: Path, tmp_path: Path) -> 
     store = open_store(tmp_path / "store")
     assert list(check_store(store)) == []
     assert store.levels == ["L2", "L3", "L4"]
-    # SimpleITK, reading the NIfTI files themselves, is the other opinion on image and mask alike.
+    # SimpleITK reads the NIfTI files themselves and gives an independent result for image and mask.
     image = sitk.ReadImage(str(pair / "sub-ct_label-22_ct.nii.gz"), sitk.sitkFloat64)
     truth = sitk.ReadImage(str(mask_file), sitk.sitkUInt8)
     for index, level in enumerate(store.levels):
@@ -285,21 +234,21 @@ def test_a_real_pair_by_configuration_alone(real_data: Path, tmp_path: Path) -> 
         expected = sitk.GetArrayFromImage(
             sitk.Resample(truth, frame, sitk.Transform(), sitk.sitkNearestNeighbor)
         )
-        found = store.mask(0)[index]
-        # At a tie between two voxels either may be taken: count what differs.
-        assert np.mean(found != expected) < 0.002
-        assert np.count_nonzero(found == recipe.levels[level]) > 1000
-        inside = sitk.GetArrayFromImage(
+        labels = store.mask(0)[index]
+        # At a tie SimpleITK may take the other voxel.
+        assert np.mean(labels != expected) < 0.002
+        assert np.count_nonzero(labels == recipe.levels[level]) > 1000
+        expected = sitk.GetArrayFromImage(
             sitk.Resample(image, frame, sitk.Transform(), sitk.sitkLinear, -9999.0)
         )
-        known = inside > -9000
-        assert known.mean() > 0.3
-        difference = np.abs(store.image(0)[index] - np.maximum(inside, -1024))[known]
+        inside = expected > -9000
+        assert inside.mean() > 0.3
+        difference = np.abs(store.image(0)[index] - np.maximum(expected, -1024))[inside]
         assert difference.max() <= 0.51
 
 
 @pytest.mark.real_data
-def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: Path) -> None:
+def test_real_tilted_head_without_a_mask_is_stored(real_data: Path, tmp_path: Path) -> None:
     study = Study("head", LocalFolder(real_data / "ct_head_gantry_tilt"))
     writer = StoreWriter(tmp_path, QUICK)
     record = process_study(study, writer)
@@ -308,27 +257,17 @@ def test_a_real_tilted_head_is_built_without_a_mask(real_data: Path, tmp_path: P
     store = writer.commit([record])
     overview = store.read("overview/image", 0)
     grid = store.overview_grid(0)
-    # One point on a slice, by its own header: its HU stand at that place of the overview, to interpolation.
     volume = read_series(study.folder)
     assert volume.slice_coordinates is not None
     bone = np.mean(overview > 300)
     assert 0.001 < bone < 0.2
-    inside = (grid.to_index(volume.grid.center_mm) + 0.5).astype(int)
-    assert overview[tuple(inside)] > -200
+    center = (grid.to_index(volume.grid.center_mm) + 0.5).astype(int)
+    assert overview[tuple(center)] > -200
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "code"), [("duplicate_positions", "SLICE_GAP"), ("slice_gap", "SLICE_GAP")])
-def test_real_faults_are_refused_by_name(real_data: Path, tmp_path: Path, name: str, code: str) -> None:
+def test_real_faults_have_their_code(real_data: Path, tmp_path: Path, name: str, code: str) -> None:
     record = process_study(Study(name, LocalFolder(real_data / name)), StoreWriter(tmp_path, QUICK))
     assert record.refusal is not None
     assert record.refusal.code == code
-
-
-def test_the_tables_are_part_of_the_source(phantom: Phantom, tmp_path: Path) -> None:
-    source, _ = phantom
-    study = discover_studies(source, list(QUICK.levels))[0]
-    before = source_digest(study)
-    assert study.labels is not None
-    other = {**study.labels, "C4": 1 - study.labels["C4"]}
-    assert source_digest(Study(study.uid, study.folder, study.mask, other, study.boxes)) != before

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from flows.building.request import BuildRequest
 from spine_etl.errors import SpineError
 from spine_etl.localization import Localizer
-from spine_etl.pipeline import source_digest
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_modified_at
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
+from spine_etl.study_record import source_digest
 
 
 @dataclass(frozen=True)

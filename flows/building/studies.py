@@ -17,11 +17,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.building.cluster import StudiesInFlight, connect
 from flows.building.plan import Plan
-from spine_etl import crops, resample
 from spine_etl.errors import SchedulerLost, WorkerLost
-from spine_etl.pipeline import process_study, refuse
+from spine_etl.pipeline import process_study, warm_up
 from spine_etl.source.layout import Study
 from spine_etl.store.record import Record
+from spine_etl.study_record import refusal_record
 
 _MAX_THREADS = 512
 """Threads that wait for Dask, one for each study in flight."""
@@ -42,8 +42,7 @@ def process_studies(plan: Plan, on_record: Callable[[Record], None]) -> list[Rec
     SchedulerLost
         If the Dask scheduler does not answer or stops; the same applies.
     """
-    crops.warm_up()  # compile here once; the workers load the compiled code from the cache
-    resample.warm_up()
+    warm_up()  # compile here once; the workers load the compiled code from the cache
     with connect(plan.request.workers, plan.request.dask) as client:
         return _StudyTasks(plan, client, on_record).run()
 
@@ -106,6 +105,6 @@ class _StudyTasks:
     def _refuse_after_lost_workers(self, study: Study, count: int) -> Record:
         error = WorkerLost(f"{count} workers died while processing it.", study=study.uid)
         writer, localizer = self._plan.writer, self._plan.localizer
-        record = refuse(study, writer.recipe, error, transient=True, localizer=localizer)
+        record = refusal_record(study, writer.recipe, error, transient=True, localizer=localizer)
         writer.write_record(record)
         return record

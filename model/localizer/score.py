@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model.localizer.localizer import Localizer, relabel_prediction
 from model.localizer.network import class_of_label
-from spine_etl.localization import LEAST_CONFIDENCE
+from spine_etl.localization import MIN_CONFIDENCE
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 
@@ -98,7 +98,7 @@ def score_volume(
 ) -> tuple[StudyScore, StudyScore]:
     """Score the prediction for one overview, with and without the hidden Markov model.
 
-    With it, levels below `LEAST_CONFIDENCE` count as absent. Without it, each voxel has the network's most
+    With it, levels below `MIN_CONFIDENCE` count as absent. Without it, each voxel has the network's most
     probable class, and every level has confidence 1.
 
     Parameters
@@ -119,7 +119,7 @@ def score_volume(
     network = localizer.trained_without(fold)
     probabilities = localizer.mean_probabilities(image, recipe, [network])
     relabelled = relabel_prediction(probabilities, recipe, network.order)
-    confident = np.concatenate([[False], relabelled.confidence >= LEAST_CONFIDENCE, [False]])
+    confident = np.concatenate([[False], relabelled.confidence >= MIN_CONFIDENCE, [False]])
     predictions = (
         (np.where(confident[relabelled.labels], relabelled.labels, 0), relabelled.confidence),
         (probabilities.argmax(axis=0), np.ones(level_count)),

@@ -64,18 +64,18 @@ def describe_label_map(label_map: LabelMap) -> Facts:
 
     ``name_in_rsna2022`` is the label's name in that data set, None where it has no such label.
     """
-    from spine_etl.crops import find_levels
     from spine_etl.recipe import load_recipe
+    from spine_etl.segmentation import label_regions
 
     names = label_names(load_recipe("rsna2022"))
     labels = {
         str(label): {
             "name_in_rsna2022": names.get(label),
-            "voxels": extent.voxels,
-            "volume_mm3": round(extent.volume_mm3, 1),
-            "centre_lps_mm": _point(extent.centroid_mm),
+            "voxels": region.voxel_count,
+            "volume_mm3": round(region.volume_mm3, 1),
+            "centre_lps_mm": _point(region.centroid_mm),
         }
-        for label, extent in sorted(find_levels(label_map).items())
+        for label, region in sorted(label_regions(label_map).items())
     }
     return {**_grid_facts(label_map.grid), "labels": labels, "source_digest": label_map.source_digest}
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spine_etl.crops import find_levels
 from spine_etl.errors import SourceNotFound
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.resample import sample_image, sample_labels
+from spine_etl.segmentation import label_regions
 from spine_etl.volume import FractureBox, LabelMap, Volume
 
 MONTAGE = 18
@@ -255,9 +255,9 @@ def _middle_position(volume: Volume, mask: LabelMap | None, order: npt.NDArray[n
 
 def _mask_center(mask: LabelMap) -> FloatArray:
     """LPS centroid of the labelled voxels; the centre of the grid if there are none."""
-    levels = find_levels(mask).values()
-    if not levels:
+    regions = label_regions(mask).values()
+    if not regions:
         return mask.grid.center_mm
-    centroids = np.array([level.centroid_mm for level in levels])
-    center: FloatArray = np.average(centroids, axis=0, weights=[level.voxels for level in levels])
+    centroids = np.array([region.centroid_mm for region in regions])
+    center: FloatArray = np.average(centroids, axis=0, weights=[region.voxel_count for region in regions])
     return center

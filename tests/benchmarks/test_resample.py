@@ -18,6 +18,7 @@ from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image
+from spine_etl.segmentation import level_centers_mm
 from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU, Volume
 from tests.benchmarks.contest import ratio, show, take_turns, typical
@@ -33,7 +34,7 @@ def test_the_crops_of_a_study(study: Callable[[Any], Study], recipe: Recipe) -> 
     one = study("explicit")
     assert one.mask
     volume = read_series(one.folder)
-    crops = list(crop_grids(read_label_map(one.mask), recipe).values())
+    crops = list(crop_grids(level_centers_mm(read_label_map(one.mask), recipe), recipe).values())
     samplers = _samplers(volume)
     _assert_same(samplers, crops[3])
     _race("Seven crops, 20.6 million voxels", samplers, crops)

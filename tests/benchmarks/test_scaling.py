@@ -105,7 +105,7 @@ def test_the_night_of_a_large_source(tmp_path: Path) -> None:
         folder = images / f"1.2.826.0.1.3680043.{number}"
         folder.mkdir(parents=True)
         (folder / "1.dcm").write_bytes(b"%d" % number)
-    from spine_etl.pipeline import source_digest
+    from spine_etl.study_record import source_digest
 
     studies = discover_studies(tmp_path / "source", list(QUICK.levels))
     writer = StoreWriter(tmp_path / "store", QUICK)

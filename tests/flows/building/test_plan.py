@@ -17,10 +17,11 @@ from flows.building.request import BuildRequest
 from flows.building.summary import Summary
 from spine_etl.errors import SourceUnreachable
 from spine_etl.phantom import write_phantom
-from spine_etl.pipeline import process_study, refuse
+from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
 from spine_etl.store import open_store
 from spine_etl.store.writer import StoreWriter
+from spine_etl.study_record import refusal_record
 
 RECIPE = load_recipe("quick")
 HOUR_S = 3600.0
@@ -171,8 +172,8 @@ def test_studies_in_an_archive_never_wait(phantom: Path, tmp_path: Path) -> None
 def test_only_transient_refusals_are_retried(source: Path, tmp_path: Path) -> None:
     plan = plan_of(source, tmp_path)
     error = SourceUnreachable("status 503 after 10 tries")
-    plan.writer.write_record(refuse(plan.pending[0], RECIPE, error, transient=True))
-    plan.writer.write_record(refuse(plan.pending[1], RECIPE, error))
+    plan.writer.write_record(refusal_record(plan.pending[0], RECIPE, error, transient=True))
+    plan.writer.write_record(refusal_record(plan.pending[1], RECIPE, error))
     retried = plan_of(source, tmp_path)
     assert [study.uid for study in retried.pending] == [uids(source)[0], uids(source)[2]]
     assert replace(retried.pending[0]) == plan.pending[0]

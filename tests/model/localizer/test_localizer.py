@@ -10,7 +10,7 @@ import pytest
 
 from model.localizer.localizer import Localizer
 from spine_etl.errors import CheckpointInvalid
-from spine_etl.localization import LEAST_CONFIDENCE, Localization
+from spine_etl.localization import MIN_CONFIDENCE, Localization
 from spine_etl.store import Store
 from tests.model.localizer.untrained import save_untrained_fold
 
@@ -65,5 +65,5 @@ def test_other_levels_raise(tiny_store: Store, tmp_path: Path) -> None:
 
 def test_only_confident_levels_are_kept(tiny_store: Store) -> None:
     labels = np.array([[[0, 1, 2]]], np.uint8)
-    localization = Localization(labels, {"C1": LEAST_CONFIDENCE, "C2": LEAST_CONFIDENCE - 0.01})
-    assert localization.sure(tiny_store.recipe).tolist() == [[[0, 1, 0]]]
+    localization = Localization(labels, {"C1": MIN_CONFIDENCE, "C2": MIN_CONFIDENCE - 0.01})
+    assert localization.confident_labels(tiny_store.recipe).tolist() == [[[0, 1, 0]]]

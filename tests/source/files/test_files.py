@@ -12,11 +12,12 @@ import pytest
 from spine_etl.dicom import read_header, read_series, series_files
 from spine_etl.errors import SourceNotFound
 from spine_etl.nifti import read_label_map
-from spine_etl.pipeline import process_study, source_digest
+from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import discover_studies, studies_without_images, tables_modified_at
 from spine_etl.store.writer import StoreWriter
+from spine_etl.study_record import source_digest
 
 RECIPE = load_recipe("quick")
 LEVELS = list(RECIPE.levels)

@@ -14,12 +14,13 @@ import pytest
 import spine_etl.s3
 from spine_etl.dicom import read_series
 from spine_etl.errors import NoSlices, SourceChanged, SourceNotFound, SourceUnreachable
-from spine_etl.pipeline import process_study, source_digest
+from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
 from spine_etl.s3 import open_bucket
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
+from spine_etl.study_record import source_digest
 
 RECIPE = load_recipe("quick")
 LEVELS = list(RECIPE.levels)

@@ -1,0 +1,148 @@
+"""What the store records about a study, and the digest of the source that the record depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from spine_etl.boxes import box_levels, boxes_in_crop, count_boxes_without_slice
+from spine_etl.dicom import series_files
+from spine_etl.errors import SpineError
+from spine_etl.geometry import Grid
+from spine_etl.localization import MIN_CONFIDENCE, Localization, Localizer
+from spine_etl.recipe import Recipe
+from spine_etl.resample import coverage
+from spine_etl.segmentation import label_regions, slice_range
+from spine_etl.source.digest import combine_digests, file_digest
+from spine_etl.source.layout import Study
+from spine_etl.store.record import BoxRecord, LevelRecord, MaskSource, Record
+from spine_etl.volume import LabelMap, Volume
+
+
+def source_digest(study: Study, *, threads: int = 1, localizer: Localizer | None = None) -> str:
+    """Digest of everything that a study's row depends on, computed from the files without decoding them.
+
+    It equals the ``source_digest`` of the study's record until a byte of these files changes or, for a study
+    without a segmentation, the localizer does.
+    """
+    files = series_files(study.folder)
+    with ThreadPoolExecutor(threads) as pool:
+        digests = list(pool.map(file_digest, files))
+    series = combine_digests((file.name, digest) for file, digest in zip(files, digests, strict=True))
+    if study.mask:
+        return _combine_parts(study, series, file_digest(study.mask))
+    return _combine_parts(study, series, localizer.digest if localizer else "")
+
+
+def study_record(
+    study: Study,
+    recipe: Recipe,
+    volume: Volume,
+    mask: LabelMap | None,
+    localization: Localization | None,
+    crops: Mapping[str, Grid],
+    overview: Grid,
+) -> Record:
+    """The record of a study whose crops were sampled.
+
+    ``row`` and ``digests`` are not set: they are known once the row has been written. ``mask`` is the study's
+    segmentation, or the labels of the ``localization`` if there is one. ``crops`` are the grids of the levels
+    that the mask shows, by level name.
+    """
+    mask_source: MaskSource = "predicted" if localization else "given" if mask else "none"
+    return Record(
+        uid=study.uid,
+        fingerprint=recipe.fingerprint,
+        source_digest=_combine_parts(study, volume.source_digest, mask.source_digest if mask else ""),
+        mask_source=mask_source,
+        levels={
+            level: _level_record(level, recipe, volume, mask, localization, crops.get(level))
+            for level in recipe.levels
+        },
+        overview_origin_mm=overview.origin_mm,
+        fracture=study.labels or {},
+        boxes=_box_records(study, recipe, volume, mask, crops),
+        facts=dict(volume.facts),
+        warnings=(*volume.warnings, *_box_warnings(study, volume)),
+    )
+
+
+def refusal_record(
+    study: Study,
+    recipe: Recipe,
+    error: SpineError,
+    *,
+    transient: bool = False,
+    threads: int = 1,
+    localizer: Localizer | None = None,
+) -> Record:
+    """The record of a study that cannot be used, with the reason."""
+    try:
+        digest = source_digest(study, threads=threads, localizer=localizer)
+    except Exception:  # a source that cannot be read must not prevent the refusal
+        digest = ""  # differs from every later digest, so the next build tries the study again
+    return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
+
+
+def _combine_parts(study: Study, series: str, mask: str) -> str:
+    tables = hashlib.sha256(study.table_content.encode()).hexdigest()
+    return combine_digests([("series", series), ("mask", mask), ("tables", tables)])
+
+
+def _level_record(
+    level: str,
+    recipe: Recipe,
+    volume: Volume,
+    mask: LabelMap | None,
+    localization: Localization | None,
+    crop: Grid | None,
+) -> LevelRecord:
+    """A level that the mask does not show is absent; one with too little confidence is unlocated."""
+    confidence = localization.confidence[level] if localization else 1.0
+    if mask is None or (crop is None and localization and 0 < confidence < MIN_CONFIDENCE):
+        return LevelRecord(status="unlocated", confidence=confidence if localization else 0.0)
+    if crop is None:
+        return LevelRecord(status="absent")
+    label = recipe.levels[level]
+    return LevelRecord(
+        status="located",
+        confidence=confidence,
+        slices=slice_range(mask, label, volume),
+        origin_mm=crop.origin_mm,
+        coverage=coverage(volume.grid, crop),
+        volume_mm3=label_regions(mask)[label].volume_mm3,
+    )
+
+
+def _box_records(
+    study: Study, recipe: Recipe, volume: Volume, mask: LabelMap | None, crops: Mapping[str, Grid]
+) -> tuple[BoxRecord, ...]:
+    no_levels: Sequence[str | None] = [None] * len(study.boxes)
+    levels = box_levels(study.boxes, volume, mask, recipe) if mask else no_levels
+    bounds = {level: boxes_in_crop(study.boxes, volume, grid) for level, grid in crops.items()}
+    return tuple(
+        BoxRecord(
+            x=box.x,
+            y=box.y,
+            width=box.width,
+            height=box.height,
+            slice_number=box.slice_number,
+            level=levels[index],
+            in_crops={
+                level: tuple(rows[index].tolist())
+                for level, rows in bounds.items()
+                if np.isfinite(rows[index]).all()
+            },
+        )
+        for index, box in enumerate(study.boxes)
+    )
+
+
+def _box_warnings(study: Study, volume: Volume) -> list[str]:
+    unmatched = count_boxes_without_slice(study.boxes, volume)
+    if not unmatched:
+        return []
+    return [f"{unmatched} of {len(study.boxes)} fracture boxes name no slice of the series."]

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from spine_etl import segmentation
+from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskOutsideVolume
+from spine_etl.geometry import Grid
+from spine_etl.nifti import read_label_map
+from spine_etl.segmentation import (
+    check_labels,
+    check_overlap,
+    check_slices,
+    label_regions,
+    level_centers_mm,
+    slice_range,
+    warm_up,
+)
+from spine_etl.volume import LabelMap
+from tests.labelled_ct import RECIPE, SHAPE, ct, grid, two_levels
+
+
+def test_region_of_a_block_in_closed_form() -> None:
+    regions = label_regions(two_levels())
+    assert set(regions) == {1, 3}
+    region = regions[1]
+    assert (region.label, region.voxel_count) == (1, 150)
+    assert (region.low, region.high) == ((2, 10, 20), (4, 14, 29))
+    np.testing.assert_allclose(region.centroid_mm, (-10 + 24.5 * 0.4, -20 + 12 * 0.5, 30 - 3 * 0.8))
+    assert region.volume_mm3 == pytest.approx(150 * 0.4 * 0.5 * 0.8)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_regions_of_scattered_labels_match_numpy(order: str) -> None:
+    labels = np.random.default_rng(0).choice([0, 0, 0, 1, 7, 255], (7, 8, 9)).astype(np.uint8)
+    affine = np.eye(4)
+    affine[:3, :3] = [[0.1, 0.2, 0.4], [0.3, 0.5, 0], [-0.8, 0, 0.1]]
+    label_map = LabelMap(np.asarray(labels, order=order), Grid(labels.shape, affine))
+    for label, region in label_regions(label_map).items():
+        voxels = np.argwhere(labels == label)
+        assert region.voxel_count == len(voxels)
+        assert region.low == tuple(voxels.min(axis=0))
+        assert region.high == tuple(voxels.max(axis=0))
+        np.testing.assert_allclose(region.centroid_mm, label_map.grid.to_mm(voxels).mean(axis=0))
+    assert set(label_regions(label_map)) == {1, 7, 255}
+
+
+def test_empty_map_has_no_regions() -> None:
+    empty = LabelMap(np.zeros((2, 3, 4), np.uint8), grid((2, 3, 4)))
+    assert not label_regions(empty)
+    assert level_centers_mm(empty, RECIPE) == {}
+    check_labels(empty, RECIPE)
+    check_overlap(empty, empty.grid)
+
+
+def test_unknown_labels_are_listed() -> None:
+    label_map = two_levels()
+    check_labels(label_map, RECIPE)
+    other = LabelMap(np.where(label_map.labels == 3, 9, label_map.labels).astype(np.uint8), label_map.grid)
+    with pytest.raises(LabelUnknown, match=r"\[9\]"):
+        check_labels(other, RECIPE)
+
+
+def test_level_centers_are_those_of_the_bounding_boxes() -> None:
+    centers = level_centers_mm(two_levels(), RECIPE)
+    assert list(centers) == ["C1", "C3"]  # C2 is not in the map
+    # Outer edges of C1: voxels 2 to 4, 10 to 14, 20 to 29, half a voxel more on each side.
+    expected = (-10 + (19.5 + 29.5) / 2 * 0.4, -20 + (9.5 + 14.5) / 2 * 0.5, 30 - (1.5 + 4.5) / 2 * 0.8)
+    np.testing.assert_allclose(centers["C1"], expected, atol=1e-9)
+
+
+def test_overlapping_map_passes() -> None:
+    label_map = two_levels()
+    check_overlap(label_map, label_map.grid)
+    check_overlap(label_map, grid((200, 30, 40)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_map_beside_the_ct_is_refused(axis: int, direction: int) -> None:
+    label_map = two_levels()
+    size = np.abs(label_map.grid.to_mm(label_map.grid.shape) - label_map.grid.to_mm((0, 0, 0)))
+    origin = np.array([-10.0, -20, 30])
+    for share, refused in ((1.01, True), (1.0, True), (0.6, None), (0.05, False)):
+        shifted = origin.copy()
+        shifted[axis] += direction * share * size[axis]
+        if refused:
+            with pytest.raises(MaskOutsideVolume, match="wholly outside"):
+                check_overlap(label_map, grid(label_map.grid.shape, tuple(shifted)))
+        elif refused is False:
+            check_overlap(label_map, grid(label_map.grid.shape, tuple(shifted)))
+
+
+def test_label_beside_the_ct_is_listed() -> None:
+    with pytest.raises(MaskOutsideVolume, match=r"Labels \[3\]"):
+        check_overlap(two_levels(), grid((6, 30, 40)))  # label 3 begins at slice 8
+
+
+@pytest.mark.parametrize(("distance", "separated"), [(11.5, False), (12.5, True)])
+def test_overlap_of_blocks_at_an_angle(distance: float, separated: bool) -> None:
+    """A cube of 10 mm turned by 45 degrees, its face to an edge of the other: they touch at 5 + 5 sqrt 2."""
+    half = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = [[1, 0, 0], [0, half, -half], [0, half, half]]
+    center = np.array([4.5, 4.5 + half * distance, 4.5 + half * distance])
+    affine[:3, 3] = center - affine[:3, :3] @ [4.5, 4.5, 4.5]
+    straight, turned = Grid((10, 10, 10), np.eye(4)), Grid((10, 10, 10), affine)
+    for mask_grid, ct_grid in ((straight, turned), (turned, straight)):
+        label_map = LabelMap(np.zeros(mask_grid.shape, np.uint8), mask_grid)
+        if separated:
+            with pytest.raises(MaskOutsideVolume):
+                check_overlap(label_map, ct_grid)
+        else:
+            check_overlap(label_map, ct_grid)
+
+
+def test_map_of_the_cts_shape_must_have_its_position() -> None:
+    check_slices(two_levels(), ct())
+    reordered = grid().affine[:, [2, 0, 1, 3]]  # the same voxels, stored in another order
+    check_slices(LabelMap(np.zeros((40, 20, 30), np.uint8), Grid((40, 20, 30), reordered)), ct())
+    # LPS written down as RAS: left and right, front and back are mirrored about the origin.
+    mirrored = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid().affine
+    with pytest.raises(MaskOutsideVolume, match="the CT's shape"):
+        check_slices(LabelMap(two_levels().labels, Grid(SHAPE, mirrored)), ct())
+    smaller = Grid((20, 30, 39), mirrored)
+    check_slices(LabelMap(np.zeros((20, 30, 39), np.uint8), smaller), ct())  # another shape may be anywhere
+
+
+def test_map_of_the_cts_shape_needs_even_slices() -> None:
+    coordinates = np.arange(20.0)
+    coordinates[1:-1] += 0.4
+    check_slices(two_levels(), ct(coordinates))  # each label is still nearest to its own slice
+    coordinates[10] += 0.2
+    with pytest.raises(GeometryInvalid, match="uneven"):
+        check_slices(two_levels(), ct(coordinates))
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_slice_range_of_a_label_at_an_angle_to_the_slices(degrees: float) -> None:
+    """Expected: the slice that contains the centre of each voxel, one by one."""
+    volume = ct()
+    angle = np.deg2rad(degrees)
+    rotation = np.eye(4)
+    rotation[0:3, 0:3] = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    to_center = np.eye(4)
+    to_center[:3, 3] = volume.grid.center_mm
+    affine = to_center @ rotation @ np.linalg.inv(to_center) @ volume.grid.affine
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[8:12, 12:20, 10:30] = 1
+    label_map = LabelMap(labels, Grid(SHAPE, affine))
+    z = [volume.grid.to_index(label_map.grid.to_mm(voxel))[0] for voxel in np.argwhere(labels)]
+    assert volume.file_numbers is not None
+    expected = [int(number) for number in volume.file_numbers[[round(min(z)), round(max(z))]]]
+    assert sorted(slice_range(label_map, 1, volume) or ()) == expected
+    assert slice_range(label_map, 2, volume) is None
+
+
+def test_warm_up_leaves_nothing_to_compile() -> None:
+    warm_up()
+    before = len(segmentation._measure_labels.signatures)
+    label_map = two_levels()
+    label_map.labels.flags.writeable = False
+    label_regions(label_map)
+    assert len(segmentation._measure_labels.signatures) == before
+
+
+@pytest.mark.real_data
+def test_regions_of_a_real_mask_match_numpy(real_data: Path) -> None:
+    path = real_data / "ct_mask_pair_lumbar" / "sub-ct_seg-vert_label-22_msk.nii.gz"
+    image = nib.load(path)
+    array = np.asarray(image.dataobj)
+    regions = label_regions(read_label_map(path))
+    assert set(regions) == {21, 22, 23}
+    for label, region in regions.items():
+        voxels = np.argwhere(array == label)  # (i, j, k)
+        assert region.voxel_count == len(voxels)
+        assert region.low == tuple(voxels.min(axis=0)[::-1])
+        assert region.high == tuple(voxels.max(axis=0)[::-1])
+        ras = nib.affines.apply_affine(image.affine, voxels.mean(axis=0))
+        np.testing.assert_allclose(region.centroid_mm, ras * (-1, -1, 1), atol=1e-4)
+        volume_mm3 = len(voxels) * np.prod(image.header.get_zooms())
+        assert region.volume_mm3 == pytest.approx(volume_mm3, rel=1e-5)
+    assert regions[21].centroid_mm[2] > regions[22].centroid_mm[2] > regions[23].centroid_mm[2]
