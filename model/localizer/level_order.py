@@ -24,7 +24,7 @@ from model.localizer.hmm import FloatArray, IntArray, log_or_minus_infinity, wit
 from spine_etl.errors import CheckpointInvalid
 
 P_SKIP = 1e-4
-"""Probability, where a level ends, that the next level is skipped because it is not visible."""
+"""Probability, in each slice, of a transition that skips one level because it is not visible."""
 P_CORRECT, P_NEIGHBOUR = 0.90, 0.04
 """Probability that the network gives a vertebra its own level, and the level above or the level below (each).
 The remainder is shared equally among all other levels."""

@@ -10,7 +10,6 @@ import pytest
 
 from model.localizer.localizer import Localizer
 from spine_etl.errors import CheckpointInvalid
-from spine_etl.localization import MIN_CONFIDENCE, Localization
 from spine_etl.store import Store
 from tests.model.localizer.untrained import save_untrained_fold
 
@@ -61,9 +60,3 @@ def test_other_levels_raise(tiny_store: Store, tmp_path: Path) -> None:
     other = tiny_store.recipe.model_copy(update={"levels": {"C1": 1, "C3": 2}})
     with pytest.raises(CheckpointInvalid, match="C1, C3"):
         Localizer(tmp_path).check_recipe(other)
-
-
-def test_only_confident_levels_are_kept(tiny_store: Store) -> None:
-    labels = np.array([[[0, 1, 2]]], np.uint8)
-    localization = Localization(labels, {"C1": MIN_CONFIDENCE, "C2": MIN_CONFIDENCE - 0.01})
-    assert localization.confident_labels(tiny_store.recipe).tolist() == [[[0, 1, 0]]]
