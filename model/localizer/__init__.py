@@ -1,1 +1,1 @@
-"""Finding C1 to C7 in overviews of studies without a segmentation."""
+"""The localizer: finds C1 to C7 in the overviews of studies without a segmentation."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.localizer.hmm import FloatArray
 from model.localizer.localizer import Localizer, relabel_prediction
 from model.localizer.network import class_of_label
 from spine_etl.localization import MIN_CONFIDENCE
@@ -18,8 +19,6 @@ from spine_etl.store import Store
 IDENTIFIED_MM = 20.0
 """A level is identified if its predicted centre is at most this far from its own true centre, and no other
 level's true centre is nearer (Glocker et al. 2012, MICCAI)."""
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
