@@ -1,11 +1,8 @@
-"""From a committed store to batches on the device.
+"""Batches on the device: threads read ahead into buffers that are allocated once.
 
-`StudyDataset` is a map-style torch dataset that any trainer can use as it is. `Batches` is the fast path:
-threads decode whole rows straight into buffers that are allocated once, and on CUDA the next batch is
-copied on a side stream while the device computes the last one. Decoding leaves Python's lock, so threads
-do what worker processes do elsewhere, without sending voxels between processes.
-
-Images are int16 HU, (level, z, y, x); labels are ordered as the recipe's levels, then patient_overall.
+Threads decode whole rows straight into the buffers. On CUDA the next batch is copied on a side stream while
+the device computes on the current one. Decoding releases the GIL, so threads achieve what worker processes
+do elsewhere, without sending voxels between processes.
 """
 
 from __future__ import annotations
@@ -23,57 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
-from model.data.targets import Indices, Targets, split, with_crops
-from model.data.transfer import Lane, lane
+from model.data.order import Order, RankBatch
+from model.data.targets import TARGET_FIELDS, Indices, Targets
+from model.data.transfer import DeviceTransfer, transfer_to
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store
-
-__all__ = ["Batch", "Batches", "Order", "StudyDataset", "Targets", "split", "with_crops"]
-
-_TARGETS = ("labels", "known", "located", "slice_fracture", "slice_box")
-
-
-class StudyDataset(Dataset[dict[str, torch.Tensor]]):
-    """Studies of a store as a map-style dataset; its items collate with torch's default.
-
-    An item holds ``image`` int16 HU and ``mask`` uint8 source labels, both (level, z, y, x); ``labels``,
-    ``known``, ``located``, ``slice_fracture`` and ``slice_box`` as in `Targets`; and ``study``, the index in
-    the store. It can be pickled, and is safe in a `DataLoader` with any number of workers
-    (for a store on S3 with ``multiprocessing_context="forkserver"``).
-
-    Parameters
-    ----------
-    store
-        An open store.
-    studies
-        Indices of the studies, as `split` gives them.
-    """
-
-    def __init__(self, store: Store, studies: Sequence[int] | Indices) -> None:
-        self.store = store
-        self.studies = np.asarray(studies, np.int64)
-        self.targets = Targets(store)
-
-    def __len__(self) -> int:
-        return len(self.studies)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Raises ChunkMissing or ChunkCorrupt as `Store.image` does."""
-        study = int(self.studies[index])
-        fields = {name: torch.from_numpy(np.array(getattr(self.targets, name)[study])) for name in _TARGETS}
-        return {
-            "image": torch.from_numpy(self.store.image(study)),
-            "mask": torch.from_numpy(self.store.mask(study)),
-            "study": torch.tensor(study),
-            **fields,
-        }
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Studies side by side. Its tensors hold until the next batch is asked for: then they are filled anew.
+    """A batch of studies. Its tensors are valid until the next batch is requested, which overwrites them.
 
     Attributes
     ----------
@@ -84,9 +41,9 @@ class Batch:
     study
         int64 (b,) on the host: indices in the store.
     seed
-        int64 (b,) on the host, for augmentation: set by the loader's seed, the epoch and the study alone.
+        int64 (b,) on the host, for augmentation: depends only on the loader's seed, the epoch and the study.
     epoch, position
-        The epoch, and the number of samples that this rank was handed in it before.
+        The epoch, and the number of samples that this rank has received in it before.
     """
 
     image: torch.Tensor
@@ -102,96 +59,42 @@ class Batch:
     position: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Share:
-    """Which studies make up one batch of one rank."""
-
-    epoch: int
-    position: int
-    studies: Indices
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """The order of the samples, from the seed and the epoch alone.
-
-    Of one permutation of the studies, each rank takes every ``world``-th: batch j of all ranks together is
-    batch j of a single process with a batch ``world`` times as large. Studies that do not divide evenly
-    are filled up from the permutation's beginning, so that all ranks take equally many steps; with
-    ``drop_last`` those that fill no whole batch on every rank are left out instead (of that epoch).
-    """
-
-    studies: Indices
-    batch_size: int
-    seed: int
-    shuffle: bool
-    drop_last: bool
-    rank: int
-    world: int
-
-    def epoch(self, epoch: int) -> Indices:
-        """This rank's studies, in order."""
-        order = self.studies
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        return np.resize(order, len(self) * self.world)[self.rank :: self.world]
-
-    def __len__(self) -> int:
-        """Samples an epoch, for each rank."""
-        if self.drop_last:
-            return len(self.studies) // (self.batch_size * self.world) * self.batch_size
-        return -(-len(self.studies) // self.world)
-
-    def shares(self, epoch: int, position: int) -> Iterator[_Share]:
-        """Batches from there on, over the ends of epochs, for ever."""
-        while True:
-            studies = self.epoch(epoch)
-            for start in range(position, len(studies), self.batch_size):
-                yield _Share(epoch, start, studies[start : start + self.batch_size])
-            epoch, position = epoch + 1, 0
-
-    def seeds(self, share: _Share) -> torch.Tensor:
-        """int64 (b,): a seed for each sample that no batch size, rank or thread has a part in."""
-        states = [
-            np.random.SeedSequence([self.seed, share.epoch, study]).generate_state(1, np.uint64)[0] >> 1
-            for study in share.studies.tolist()
-        ]
-        return torch.tensor(np.array(states, np.int64))
-
-
 class Batches:
     """Batches in a deterministic order, read ahead by threads and copied ahead to the device.
 
-    Iterating goes on from where it stands to the end of the epoch; reading ahead goes on beyond it, so no
-    epoch starts with empty hands. The order does not depend on ``threads`` or ``prefetch``.
+    Iterating continues from the current position to the end of the epoch. Prefetching continues into the
+    next epoch, so its first batch is already loaded. The order does not depend on ``threads`` or
+    ``prefetch``.
 
     Parameters
     ----------
     store, studies
         An open store and the indices of the studies.
     batch_size
-        Studies a batch, for each rank; the last batch of an epoch may be shorter.
+        Studies in a batch on each rank; the last batch of an epoch may be smaller.
     device
         ``cpu``: a batch is a view of the buffers that the threads fill. ``cuda``: page-locked buffers are
-        copied into as many on the device.
-    seed, shuffle, drop_last, rank, world
+        copied into as many buffers on the device.
+    seed, shuffle, drop_last, rank, world_size
         See `Order`.
     threads
-        Readers; by default as many as this process has processors to itself, from two to eight.
+        Number of reading threads; by default one for each processor available to this process, but at
+        least two and at most eight.
     prefetch
-        Batches read ahead; one more is in the consumer's hands, so memory is that of ``prefetch + 1``.
+        Batches to read ahead. The consumer uses one more, so ``prefetch + 1`` batches are in memory.
 
     Raises
     ------
     FoldInvalid
         If the studies do not make one batch.
     DeviceUnavailable
-        If the device is neither cpu nor a CUDA device that is there.
+        If the device is neither the CPU nor a CUDA device of this machine.
 
     Notes
     -----
-    Where a study cannot be read, the batch that holds it raises `ChunkMissing` or `ChunkCorrupt`, with the
-    study, in the consumer; asking again reads again. Use it as a context manager: that ends the threads.
+    If a study cannot be read, the consumer gets `ChunkMissing` or `ChunkCorrupt`, with the study, when it
+    requests that batch; the next request reads it again. Use the loader as a context manager to end its
+    threads.
     """
 
     def __init__(
@@ -207,120 +110,130 @@ class Batches:
         threads: int | None = None,
         prefetch: int = 2,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
-        self.order = Order(np.asarray(studies, np.int64), batch_size, seed, shuffle, drop_last, rank, world)
+        indices = np.asarray(studies, np.int64)
+        self.order = Order(indices, batch_size, seed, shuffle, drop_last, rank, world_size)
         if len(self.order) == 0:
-            raise FoldInvalid(f"{len(studies)} studies make no batch of {batch_size} on each of {world}.")
+            raise FoldInvalid(
+                f"{len(studies)} studies are too few for a batch of {batch_size} on each of"
+                f" {world_size} ranks."
+            )
         self.epoch = 0
         self.position = 0
-        self._reader = _Reader(store, Targets(store))
-        way = lane(torch.device(device))
-        self._clock = way.clock()
-        self._pool = ThreadPoolExecutor(threads or _readers(), thread_name_prefix="batches")
-        self._free = [_Slot(self._reader.fields(), batch_size, way) for _ in range(prefetch + 1)]
-        self._flying: deque[_Slot] = deque()
-        self._handed: _Slot | None = None
-        self._shares: Iterator[_Share] | None = None
-        # The pool's threads know the slots and the reader but not self, so self can be collected.
+        self._reader = _StudyReader(store, Targets(store))
+        transfer = transfer_to(torch.device(device))
+        self._clock = transfer.wait_clock()
+        self._pool = ThreadPoolExecutor(threads or _default_threads(), thread_name_prefix="batches")
+        self._free = [
+            _BatchSlot(self._reader.sample_fields(), batch_size, transfer) for _ in range(prefetch + 1)
+        ]
+        self._prefetched: deque[_BatchSlot] = deque()
+        self._current: _BatchSlot | None = None
+        self._upcoming: Iterator[RankBatch] | None = None
+        # The pool's threads refer to slots and reader but not to self, so self can be garbage-collected.
         self._finalizer = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def __len__(self) -> int:
-        """Batches an epoch, for each rank."""
+        """Batches in an epoch on each rank."""
         return -(-len(self.order) // self.order.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch
         self._clock.start()
         while self.epoch == epoch:
-            yield self._next()
+            yield self._next_batch()
 
-    def _next(self) -> Batch:
-        self._clock.ask()
-        self._read_ahead()
-        slot = self._flying[0]
+    def _next_batch(self) -> Batch:
+        self._clock.start_wait()
+        self._start_prefetch()
+        slot = self._prefetched[0]
         try:
             for job in slot.jobs:
                 job.result()
-        except BaseException:  # a study that cannot be read, or Ctrl-C: what is read ahead is not awaited
-            self._rewind()
+        except BaseException:  # an unreadable study, or Ctrl-C
+            self._cancel_prefetch()
             raise
-        self._flying.popleft()
-        self._handed = slot
-        slot.passage.receive()
-        self._clock.receive()
-        share = slot.share
-        self.position = share.position + len(share.studies)
+        self._prefetched.popleft()
+        self._current = slot
+        slot.buffers.acquire()
+        self._clock.stop_wait()
+        batch = slot.batch
+        count = len(batch.studies)
+        self.position = batch.position + count
         if self.position == len(self.order):
-            self.epoch, self.position = share.epoch + 1, 0
-        fields = {name: buffer[: len(share.studies)] for name, buffer in slot.passage.device.items()}
-        study = torch.from_numpy(share.studies.copy())
+            self.epoch, self.position = batch.epoch + 1, 0
+        fields = {name: buffer[:count] for name, buffer in slot.buffers.device.items()}
         return Batch(
-            **fields, study=study, seed=self.order.seeds(share), epoch=share.epoch, position=share.position
+            **fields,
+            study=torch.from_numpy(batch.studies.copy()),
+            seed=self.order.sample_seeds(batch),
+            epoch=batch.epoch,
+            position=batch.position,
         )
 
-    def _read_ahead(self) -> None:
-        """Give every free slot, and the one that the consumer is done with, its next batch to read."""
-        self._take_back()
-        if self._shares is None:
-            self._shares = self.order.shares(self.epoch, self.position)
+    def _start_prefetch(self) -> None:
+        """Start to read a batch into every free slot, the consumer's last one included."""
+        self._release_current()
+        if self._upcoming is None:
+            self._upcoming = self.order.batches_from(self.epoch, self.position)
         while self._free:
             slot = self._free.pop()
-            slot.begin(next(self._shares), self._pool, self._reader)
-            self._flying.append(slot)
+            slot.start(next(self._upcoming), self._pool, self._reader)
+            self._prefetched.append(slot)
 
-    def _take_back(self) -> None:
-        if self._handed:
-            self._handed.passage.release()
-            self._free.append(self._handed)
-            self._handed = None
+    def _release_current(self) -> None:
+        if self._current:
+            self._current.buffers.release()
+            self._free.append(self._current)
+            self._current = None
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds lost for want of data since iterating began.
+        """Seconds spent waiting for data since iterating began.
 
-        On the CPU, how long the consumer was blocked. On CUDA, how long the device stood still: the time
-        on its stream from the end of the work before to the batch's arrival.
+        On the CPU, the time that the consumer was blocked. On CUDA, the time that the device was idle: on
+        its stream, from the end of earlier work to the batch's arrival.
         """
-        return self._clock.waited()
+        return self._clock.wait_seconds()
 
     def wait_share(self) -> float:
-        """`wait_seconds` as a share of the time since iterating began."""
-        return self._clock.waited() / max(self._clock.elapsed(), 1e-9)
+        """`wait_seconds` divided by the time since iterating began."""
+        return self._clock.wait_seconds() / max(self._clock.elapsed_seconds(), 1e-9)
 
     def state_dict(self) -> dict[str, int]:
-        """Where it stands, after the batches handed out so far, to be saved with a checkpoint."""
+        """The position after the batches returned so far, to be saved with a checkpoint."""
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from there: the batches that follow equal those of a run that was never stopped.
+        """Resume there: the batches that follow equal those of an uninterrupted run.
 
         Raises
         ------
         CheckpointInvalid
-            If the state is of other studies, another seed or another number of ranks.
+            If the state has another number of studies, another seed or another number of ranks.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise CheckpointInvalid(f"its loader had {name} {state.get(name)}, this one has {value}.")
-        self._rewind()
+        self._cancel_prefetch()
         self.epoch, self.position = state["epoch"], state["position"]
 
     def _identity(self) -> dict[str, int]:
         order = self.order
-        return {"seed": order.seed, "studies": len(order.studies), "world": order.world}
+        return {"seed": order.seed, "studies": len(order.studies), "world": order.world_size}
 
-    def _rewind(self) -> None:
-        """Forget what was read ahead."""
-        self._take_back()
-        jobs = [job for slot in self._flying for job in slot.jobs]
+    def _cancel_prefetch(self) -> None:
+        """Discard all batches that were read ahead, and wait for reads in progress."""
+        self._release_current()
+        jobs = [job for slot in self._prefetched for job in slot.jobs]
         wait([job for job in jobs if not job.cancel()])
-        self._free.extend(self._flying)
-        self._flying.clear()
-        self._shares = None
+        self._free.extend(self._prefetched)
+        self._prefetched.clear()
+        self._upcoming = None
 
     def close(self) -> None:
-        """End the threads; what they are reading is finished, the rest is not begun."""
+        """End the threads: reads in progress finish, pending ones are cancelled."""
         self._finalizer.detach()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -333,63 +246,69 @@ class Batches:
         self.close()
 
 
-def _readers() -> int:
-    """A core decodes some 25 studies of 0.5 mm a second: a fast GPU needs several, and never all of them."""
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(share, 2), 8)
+def _default_threads() -> int:
+    """One thread for each of this process's processors, from 2 to 8.
+
+    A core decodes some 25 studies of 0.5 mm a second: a fast GPU needs several, but not all cores of a host.
+    """
+    processors = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(processors, 2), 8)
 
 
-class _Reader:
-    """Reads one study into its place in a batch's buffers; used by all threads at once."""
+class _StudyReader:
+    """Reads one study into a batch's buffers; all threads share it."""
 
     def __init__(self, store: Store, targets: Targets) -> None:
         self.store = store
         self.targets = targets
 
-    def fields(self) -> dict[str, torch.Tensor]:
-        """One sample's fields without their values: shape and type, on the meta device."""
-        fields = {name: torch.from_numpy(getattr(self.targets, name)[0]) for name in _TARGETS}
+    def sample_fields(self) -> dict[str, torch.Tensor]:
+        """A tensor of each field's shape and type in one sample, without values (on the meta device)."""
+        fields = {name: torch.from_numpy(getattr(self.targets, name)[0]) for name in TARGET_FIELDS}
         crops = self.store.arrays["image"].row_shape
         image = torch.empty(crops, dtype=torch.int16, device="meta")
         return {"image": image, "mask": torch.empty_like(image, dtype=torch.uint8), **fields}
 
-    def read(self, study: int, place: int, buffers: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.store.image(study, out=buffers["image"][place])
-        self.store.mask(study, out=buffers["mask"][place])
-        for name in _TARGETS:
-            buffers[name][place] = getattr(self.targets, name)[study]
+    def read(self, study: int, sample: int, buffers: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Fill that sample of the buffers."""
+        self.store.image(study, out=buffers["image"][sample])
+        self.store.mask(study, out=buffers["mask"][sample])
+        for name in TARGET_FIELDS:
+            buffers[name][sample] = getattr(self.targets, name)[study]
 
 
-class _Slot:
+class _BatchSlot:
     """The buffers of one batch and the jobs that fill them."""
 
-    share: _Share
+    batch: RankBatch
 
-    def __init__(self, fields: Mapping[str, torch.Tensor], batch_size: int, lane: Lane) -> None:
-        # The caller's inference mode is the caller's alone: the threads that copy into these could not.
+    def __init__(self, fields: Mapping[str, torch.Tensor], batch_size: int, transfer: DeviceTransfer) -> None:
+        # Inference mode is local to a thread: tensors made in the caller's could not be written by others.
         with torch.inference_mode(False):
             host = {
-                name: torch.empty((batch_size, *field.shape), dtype=field.dtype, pin_memory=lane.pinned)
+                name: torch.empty(
+                    (batch_size, *field.shape), dtype=field.dtype, pin_memory=transfer.pin_memory
+                )
                 for name, field in fields.items()
             }
-            self.passage = lane.passage(host)
+            self.buffers = transfer.batch_buffers(host)
         self.arrays = {name: buffer.numpy() for name, buffer in host.items()}
         self.jobs: list[Future[None]] = []
-        self._left = 0
+        self._unread = 0
         self._lock = threading.Lock()
 
-    def begin(self, share: _Share, pool: ThreadPoolExecutor, reader: _Reader) -> None:
-        """Have the pool read these studies, each into its place."""
-        self.share = share
-        self._left = len(share.studies)
-        places = enumerate(share.studies.tolist())
-        self.jobs = [pool.submit(self._read, reader, study, place) for place, study in places]
+    def start(self, batch: RankBatch, pool: ThreadPoolExecutor, reader: _StudyReader) -> None:
+        """Submit one job for each study of the batch."""
+        self.batch = batch
+        self._unread = len(batch.studies)
+        samples = enumerate(batch.studies.tolist())
+        self.jobs = [pool.submit(self._read, reader, study, sample) for sample, study in samples]
 
-    def _read(self, reader: _Reader, study: int, place: int) -> None:
-        self.passage.wait_until_sent()
-        reader.read(study, place, self.arrays)
+    def _read(self, reader: _StudyReader, study: int, sample: int) -> None:
+        self.buffers.wait_until_copied()
+        reader.read(study, sample, self.arrays)
         with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:  # whichever thread that is, so that the copy starts before anyone asks for the batch
-            self.passage.send(len(self.share.studies))
+            self._unread -= 1
+            last = self._unread == 0
+        if last:  # start the copy at once, before the consumer requests the batch
+            self.buffers.start_copy(len(self.batch.studies))

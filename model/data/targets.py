@@ -16,6 +16,9 @@ NO_BOX = (0.0, 0.0, -1.0, -1.0)
 
 Indices = npt.NDArray[np.int64]
 
+TARGET_FIELDS = ("labels", "known", "located", "slice_fracture", "slice_box")
+"""The arrays of `Targets`."""
+
 
 def with_crops(store: Store) -> Indices:
     """Studies with at least one located level, labelled or not: what a model can be asked about."""

@@ -1,10 +1,10 @@
-"""How a batch gets from the host's buffers to the device, and how long the device waited for it.
+"""Copies batches from host buffers to the device, and measures how long the device waited for them.
 
-On the CPU there is nothing to do. On CUDA each slot of the loader has page-locked buffers and its own
-buffers on the device; a side stream copies, and events keep three orders: the copy begins when the work that
-used the device's buffers is done, that work begins when the copy is done, and the host's buffers are
-filled anew when the copy has left them. Buffers live as long as the loader; that the side stream uses the
-device's is told to the allocator once, for the moment when they are given back.
+On the CPU there is nothing to copy. On CUDA each slot of the loader has page-locked host buffers and its own
+device buffers. A side stream copies, and events enforce three orders: the copy starts after the work that
+used the device buffers; the work that uses the new batch starts after the copy; the host buffers are
+refilled after the copy. The buffers exist as long as the loader. ``record_stream`` tells the allocator once
+that the side stream uses the device buffers, which matters when they are freed.
 """
 
 from __future__ import annotations
@@ -20,152 +20,161 @@ from spine_etl.errors import DeviceUnavailable
 Buffers = Mapping[str, torch.Tensor]
 
 
-class Clock:
-    """Seconds that the consumer was blocked between asking for a batch and receiving it."""
+class WaitClock:
+    """Measures how long the consumer is blocked between requesting a batch and receiving it."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        self._began = time.perf_counter()
+        """Reset the clock."""
+        self._started = time.perf_counter()
         self._waited = 0.0
 
-    def ask(self) -> None:
-        self._asked = time.perf_counter()
+    def start_wait(self) -> None:
+        """The consumer requests a batch."""
+        self._requested = time.perf_counter()
 
-    def receive(self) -> None:
-        self._waited += time.perf_counter() - self._asked
+    def stop_wait(self) -> None:
+        """The consumer receives the batch."""
+        self._waited += time.perf_counter() - self._requested
 
-    def waited(self) -> float:
+    def wait_seconds(self) -> float:
+        """Seconds waited since `start`."""
         return self._waited
 
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._began
+    def elapsed_seconds(self) -> float:
+        """Seconds since `start`."""
+        return time.perf_counter() - self._started
 
 
-class Passage(Protocol):
-    """One batch's way to the device; ``device`` holds the buffers that the consumer sees."""
+class BatchBuffers(Protocol):
+    """The buffers of one batch: host buffers that threads fill, and ``device`` buffers for the consumer."""
 
     device: Buffers
 
-    def wait_until_sent(self) -> None:
-        """Return when the host's buffers may be filled anew."""
+    def wait_until_copied(self) -> None:
+        """Block the calling thread until the host buffers may be refilled."""
 
-    def send(self, samples: int) -> None:
-        """Begin to copy the first samples of the filled buffers."""
+    def start_copy(self, samples: int) -> None:
+        """Start to copy the first ``samples`` samples of the filled host buffers to the device."""
 
-    def receive(self) -> None:
-        """Let what the consumer does next see the copy."""
+    def acquire(self) -> None:
+        """Make the consumer's later work on the device wait for the copy."""
 
     def release(self) -> None:
-        """Let the buffers go: the consumer has asked its last of them."""
+        """Mark the end of the consumer's work on the device buffers, which may then be overwritten."""
 
 
-class Lane(Protocol):
-    """What a loader's slots have in common on one kind of device."""
+class DeviceTransfer(Protocol):
+    """Makes the buffers and the clock of a loader for one device; ``pin_memory`` is for host buffers."""
 
-    pinned: bool
+    pin_memory: bool
 
-    def passage(self, host: Buffers) -> Passage: ...
+    def batch_buffers(self, host: Buffers) -> BatchBuffers: ...
 
-    def clock(self) -> Clock: ...
+    def wait_clock(self) -> WaitClock: ...
 
 
-def lane(device: torch.device) -> Lane:
-    """The lane to a device.
+def transfer_to(device: torch.device) -> DeviceTransfer:
+    """The transfer to a device.
 
     Raises
     ------
     DeviceUnavailable
-        If it is neither the cpu nor a CUDA device that is there.
+        If the device is neither the CPU nor a CUDA device of this machine.
     """
     if device.type == "cpu":
-        return CpuLane()
+        return CpuTransfer()
     if device.type != "cuda":
-        raise DeviceUnavailable(f"batches go to cpu or cuda, not to {device}.")
-    if (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceUnavailable(f"{device} is not there: {torch.cuda.device_count()} CUDA devices are.")
-    return CudaLane(device)
+        raise DeviceUnavailable(f"batches can be loaded to cpu or cuda, not to {device}.")
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise DeviceUnavailable(f"{device} does not exist: this machine has {count} CUDA devices.")
+    return CudaTransfer(device)
 
 
-class CpuLane:
-    """The consumer sees the buffers that the threads filled."""
+class CpuTransfer:
+    """Nothing is copied: the consumer gets the host buffers."""
 
-    pinned = False
+    pin_memory = False
 
-    def passage(self, host: Buffers) -> Passage:
-        return _CpuPassage(host)
+    def batch_buffers(self, host: Buffers) -> BatchBuffers:
+        return CpuBuffers(host)
 
-    def clock(self) -> Clock:
-        return Clock()
+    def wait_clock(self) -> WaitClock:
+        return WaitClock()
 
 
-class _CpuPassage:
+class CpuBuffers:
+    """Host buffers that are also the consumer's."""
+
     def __init__(self, host: Buffers) -> None:
         self.device = host
 
-    def wait_until_sent(self) -> None: ...
+    def wait_until_copied(self) -> None: ...
 
-    def send(self, samples: int) -> None: ...
+    def start_copy(self, samples: int) -> None: ...
 
-    def receive(self) -> None: ...
+    def acquire(self) -> None: ...
 
     def release(self) -> None: ...
 
 
-class CudaLane:
-    """Page-locked buffers, copied on one side stream."""
+class CudaTransfer:
+    """Page-locked host buffers, copied on one side stream."""
 
-    pinned = True
+    pin_memory = True
 
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def passage(self, host: Buffers) -> Passage:
-        return _CudaPassage(host, self)
+    def batch_buffers(self, host: Buffers) -> BatchBuffers:
+        return _CudaBuffers(host, self)
 
-    def clock(self) -> Clock:
-        return _CudaClock(self.device)
+    def wait_clock(self) -> WaitClock:
+        return _CudaWaitClock(self.device)
 
 
-class _CudaPassage:
-    def __init__(self, host: Buffers, lane: CudaLane) -> None:
-        self.lane = lane
+class _CudaBuffers:
+    def __init__(self, host: Buffers, transfer: CudaTransfer) -> None:
+        self.transfer = transfer
         self.host = host
         self.device: Buffers = {
-            name: torch.empty_like(buffer, device=lane.device) for name, buffer in host.items()
+            name: torch.empty_like(buffer, device=transfer.device) for name, buffer in host.items()
         }
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._released = torch.cuda.Event()  # type: ignore[no-untyped-call]
         for buffer in self.device.values():
-            buffer.record_stream(lane.stream)
-        # The allocator may have given memory that earlier work on the consumer's stream still uses.
+            buffer.record_stream(transfer.stream)
+        # The allocator may return memory that earlier work on the consumer's stream still uses.
         self.release()
 
-    def wait_until_sent(self) -> None:
+    def wait_until_copied(self) -> None:
         self._copied.synchronize()
 
-    def send(self, samples: int) -> None:
-        with torch.cuda.stream(self.lane.stream):
-            self._released.wait(self.lane.stream)
+    def start_copy(self, samples: int) -> None:
+        with torch.cuda.stream(self.transfer.stream):
+            self._released.wait(self.transfer.stream)
             for name, buffer in self.host.items():
                 self.device[name][:samples].copy_(buffer[:samples], non_blocking=True)
-            self._copied.record(self.lane.stream)
+            self._copied.record(self.transfer.stream)
 
-    def receive(self) -> None:
-        self._copied.wait(torch.cuda.current_stream(self.lane.device))
+    def acquire(self) -> None:
+        self._copied.wait(torch.cuda.current_stream(self.transfer.device))
 
     def release(self) -> None:
-        self._released.record(torch.cuda.current_stream(self.lane.device))
+        self._released.record(torch.cuda.current_stream(self.transfer.device))
 
 
-class _CudaClock(Clock):
-    """Seconds that the device stood still between the work before and the batch's arrival.
+class _CudaWaitClock(WaitClock):
+    """Measures how long the device is idle between the end of earlier work and a batch's arrival.
 
-    The host runs ahead of the device, so its own waiting says little. Two events on the consumer's stream
-    do: the first passes when all earlier work is done, the second when the copy has arrived as well.
+    The host runs ahead of the device, so the host's own waiting says little. Two events on the consumer's
+    stream measure it: the first passes when all earlier work is done, the second when the copy has arrived
+    as well.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -174,27 +183,27 @@ class _CudaClock(Clock):
 
     def start(self) -> None:
         super().start()
-        self._open: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def ask(self) -> None:
-        self._idle = self._mark()
+    def start_wait(self) -> None:
+        self._idle = self._record_event()
 
-    def receive(self) -> None:
-        self._open.append((self._idle, self._mark()))
-        while self._open and self._open[0][1].query():  # type: ignore[no-untyped-call]
-            self._settle()
+    def stop_wait(self) -> None:
+        self._pending.append((self._idle, self._record_event()))
+        while self._pending and self._pending[0][1].query():  # type: ignore[no-untyped-call]
+            self._add_oldest()
 
-    def waited(self) -> float:
-        while self._open:
-            self._open[0][1].synchronize()
-            self._settle()
+    def wait_seconds(self) -> float:
+        while self._pending:
+            self._pending[0][1].synchronize()
+            self._add_oldest()
         return self._waited
 
-    def _settle(self) -> None:
-        idle, arrived = self._open.pop(0)
+    def _add_oldest(self) -> None:
+        idle, arrived = self._pending.pop(0)
         self._waited += idle.elapsed_time(arrived) / 1000
 
-    def _mark(self) -> torch.cuda.Event:
+    def _record_event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event

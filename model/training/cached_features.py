@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.data.loader import Order
+from model.data.order import Order
 from model.data.targets import Indices
 from model.distributed import Ranks
 from model.inference.predictor import Predictor
@@ -62,16 +62,16 @@ class CachedBatches:
 
     def __iter__(self) -> Iterator[CachedBatch]:
         epoch = self.epoch
-        for share in self.order.shares(self.epoch, self.position):
-            if share.epoch != epoch:
+        for batch in self.order.batches_from(self.epoch, self.position):
+            if batch.epoch != epoch:
                 return
-            self.position = share.position + len(share.studies)
+            self.position = batch.position + len(batch.studies)
             if self.position == len(self.order):
                 self.epoch, self.position = epoch + 1, 0
-            rows = torch.from_numpy(share.studies).to(self.cached.labels.device)
+            rows = torch.from_numpy(batch.studies).to(self.cached.labels.device)
             fields = CachedFeatures(*(tensor[rows] for tensor in self.cached))
-            study = torch.from_numpy(self.studies[share.studies])
-            yield CachedBatch(fields, study, self.order.seeds(share))
+            study = torch.from_numpy(self.studies[batch.studies])
+            yield CachedBatch(fields, study, self.order.sample_seeds(batch))
 
     def wait_share(self) -> float:
         """Always 0: everything is in memory."""

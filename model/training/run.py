@@ -221,7 +221,7 @@ class _TrainingRun:
             studies = stage.studies
         source = Batches(
             self.store, self.learning, batch_size=max(1, studies // world), device=self.device,
-            seed=seed, rank=self.ranks.rank, world=world,
+            seed=seed, rank=self.ranks.rank, world_size=world,
         )  # fmt: skip
         labels = own_labels(self.store.recipe, self.device)
         inputs = partial(inputs_of, own=labels, view=view, augment=self.recipe.augment)

@@ -23,7 +23,8 @@ from monai.transforms import Transform
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 
-from model.data.loader import Batches, StudyDataset
+from model.data.dataset import StudyDataset
+from model.data.loader import Batches
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord, Record

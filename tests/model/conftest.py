@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.data.transfer import CpuLane, _CpuPassage
+from model.data.transfer import CpuBuffers, CpuTransfer
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
 from spine_etl.store.record import LevelRecord, Record
@@ -77,19 +77,19 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory, build_store: Callable[.
     return build_store(tmp_path_factory.mktemp("tiny") / "store", 12)
 
 
-class OtherMemory(CpuLane):
-    """A lane to buffers of its own, which the reading threads copy into, as they do on a GPU."""
+class CopyingTransfer(CpuTransfer):
+    """A transfer into separate buffers, which the reading threads copy into, as on a GPU."""
 
-    def passage(self, host: Any) -> Any:
-        class Passage(_CpuPassage):
-            def send(self, samples: int) -> None:
+    def batch_buffers(self, host: Any) -> Any:
+        class Buffers(CpuBuffers):
+            def start_copy(self, samples: int) -> None:
                 for name, buffer in host.items():
                     self.device[name][:samples].copy_(buffer[:samples])
 
-        return Passage({name: torch.empty_like(buffer) for name, buffer in host.items()})
+        return Buffers({name: torch.empty_like(buffer) for name, buffer in host.items()})
 
 
 @pytest.fixture
-def other_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """other_memory(): from now on batches lie in another memory than what is read."""
-    return lambda: monkeypatch.setattr("model.data.loader.lane", lambda device: OtherMemory())
+def copying_transfer(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """copying_transfer(): from then on loaders copy batches into buffers of their own."""
+    return lambda: monkeypatch.setattr("model.data.loader.transfer_to", lambda device: CopyingTransfer())

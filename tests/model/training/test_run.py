@@ -437,14 +437,14 @@ def test_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
-def test_where_batches_are_in_another_memory_it_ends_the_same(
-    tiny_store: Store, tmp_path: Path, text: str, other_memory: Callable[[], None]
+def test_where_batches_are_in_ancopying_transfer_it_ends_the_same(
+    tiny_store: Store, tmp_path: Path, text: str, copying_transfer: Callable[[], None]
 ) -> None:
     options = TrainOptions(
         where(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
     )
     run_training(options)
-    other_memory()
+    copying_transfer()
     run_training(replace(options, out=tmp_path / "other"))
     assert same_weights(options.out, tmp_path / "other")
     for run in (options.out, tmp_path / "other"):
