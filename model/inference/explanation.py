@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from model.distributed import choose_device
+from model.device import choose_device
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray
 from model.inference.predictor import Predictor

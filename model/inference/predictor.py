@@ -11,7 +11,7 @@ from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batch, Batches
 from model.data.targets import Indices
 from model.data.views import ViewSettings, own_labels
-from model.distributed import within_memory
+from model.device import within_memory
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray
 from model.networks.cnn_lstm import CnnLstm, Logits

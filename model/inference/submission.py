@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.data.targets import Indices, study_labels
-from model.distributed import choose_device
+from model.device import choose_device
 from model.inference.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
 from model.inference.predictor import Predictor
 from model.inference.weights import ModelDescription, load_model

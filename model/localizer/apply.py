@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from model.distributed import choose_device
+from model.device import choose_device
 from model.localizer.localizer import Localizer
 from model.localizer.overviews import segmented_studies
 from model.localizer.score import crop_distances, score_studies, summary

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.distributed import choose_device
+from model.device import choose_device
 from model.localizer.folds import FoldMetadata, is_finished, save_fold
 from model.localizer.level_order import LevelOrder
 from model.localizer.network import FcnSettings, build_fcn, network_input

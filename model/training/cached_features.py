@@ -55,7 +55,13 @@ class CachedBatches:
         self.cached = cached
         self.studies = studies
         self.order = Order(
-            np.arange(len(studies), dtype=np.int64), batch_size, seed, True, False, ranks.rank, ranks.world
+            np.arange(len(studies), dtype=np.int64),
+            batch_size,
+            seed,
+            True,
+            False,
+            ranks.rank,
+            ranks.world_size,
         )
         self.epoch = 0
         self.position = 0

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.data.inputs import Inputs
-from model.distributed import Ranks, summed
+from model.distributed import Ranks, all_reduce_sum
 from model.networks.cnn_lstm import CnnLstm, Encoding
 from model.training.cached_features import CachedFeatures
 from model.training.losses import Term, column_term, evidence_term, slice_term
@@ -51,7 +51,7 @@ class JointObjective:
         self.ranks = ranks
 
     def steps(self, inputs: Inputs, seed: int) -> Iterator[Inputs]:
-        if summed(inputs.located.sum(), self.ranks) > 0:  # mixed samples may have no level in common
+        if all_reduce_sum(inputs.located.sum(), self.ranks) > 0:  # mixed samples may have no level in common
             yield inputs
 
     def terms(self, module: nn.Module, inputs: Inputs) -> list[Term]:
@@ -86,7 +86,7 @@ class SliceObjective:
 
     def __init__(self, network: CnnLstm, stage: Stage, ranks: Ranks) -> None:
         self.trained = network.encoder
-        self.max_slices = max(2, stage.batch_size // ranks.world)
+        self.max_slices = max(2, stage.batch_size // ranks.world_size)
         self.negatives = stage.negatives
         self.ranks = ranks
 
@@ -98,7 +98,7 @@ class SliceObjective:
         order = self._thinned(torch.randperm(len(labels), generator=generator).to(labels.device), labels)
         # Thinning removes from the end only: shuffle again, or the last steps would see only fractures.
         order = order[torch.randperm(len(order), generator=generator).to(labels.device)]
-        if summed(torch.tensor(len(order), device=labels.device), self.ranks) < 2:
+        if all_reduce_sum(torch.tensor(len(order), device=labels.device), self.ranks) < 2:
             return  # batch norm needs two slices
         kept = _count_negatives(labels[order]) / _count_negatives(labels)
         for part in order.tensor_split(self._step_count(len(order), labels.device)):
@@ -119,7 +119,7 @@ class SliceObjective:
         That rank has at least two slices in each step, since batch norm needs two.
         """
         steps = torch.tensor(max(1, min(-(-slices // self.max_slices), slices // 2)), device=device)
-        if self.ranks.world > 1:
+        if self.ranks.world_size > 1:
             dist.all_reduce(steps, dist.ReduceOp.MAX)
         return int(steps)
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.data.targets import Indices
-from model.distributed import JointBatchNorm
 from model.inference.predictor import Predictor
+from model.networks.batch_norm import JointBatchNorm
 
 _STUDIES = 8
 """Number of studies to measure on: several hundred slices."""

@@ -25,20 +25,19 @@ from model.data.inputs import inputs_of
 from model.data.loader import Batches
 from model.data.targets import split, study_labels
 from model.data.views import THREE_WINDOWS, own_labels
+from model.device import choose_device, within_memory
 from model.distributed import (
     Ranks,
-    alike,
-    choose_device,
-    join,
-    leave,
-    told,
-    with_joint_batch_norm,
-    within_memory,
+    broadcast_module,
+    broadcast_object,
+    destroy_process_group,
+    init_process_group,
 )
 from model.inference.calibration import fit_temperature, probabilities
 from model.inference.metrics import constant_baselines, weighted_log_loss
 from model.inference.predictor import Predictor
 from model.inference.weights import MODEL, WEIGHTS, ModelDescription, load_trunk_weights, load_weights
+from model.networks.batch_norm import with_joint_batch_norm
 from model.networks.cnn_lstm import CnnLstm
 from model.options import TrainOptions
 from model.output import write_atomically, writing
@@ -72,19 +71,19 @@ def run_training(options: TrainOptions) -> ModelDescription:
         If the store, or a study's objects, cannot be read; it names the study.
     """
     device = choose_device(options.device)
-    ranks = join(device)
+    ranks = init_process_group(device)
     try:
         with within_memory(device):
             return _TrainingRun(options, device, ranks).train()
     finally:
-        leave(ranks)
+        destroy_process_group(ranks)
 
 
 def _load_resumed(options: TrainOptions, ranks: Ranks) -> dict[str, Any] | None:
     """The state to resume from, on all ranks; only rank 0 needs access to the run's folder."""
     if not options.resume:
         return None
-    return told(load_last(options.out) if ranks.first else None, ranks)
+    return broadcast_object(load_last(options.out) if ranks.is_main else None, ranks)
 
 
 def _open_store(options: TrainOptions, resumed: dict[str, Any] | None, ranks: Ranks) -> Store:
@@ -94,7 +93,7 @@ def _open_store(options: TrainOptions, resumed: dict[str, Any] | None, ranks: Ra
     """
     version = resumed["identity"]["version"] if resumed else None
     store = open_store(options.store, version, cache=options.cache)
-    version = told(store.version, ranks)
+    version = broadcast_object(store.version, ranks)
     return store if store.version == version else open_store(options.store, version, cache=options.cache)
 
 
@@ -129,11 +128,11 @@ class _TrainingRun:
         state = self.resumed
         self._prepare_folder()
         first_epoch = (state["stage"], state["source"]["epoch"]) if state else (0, 0)
-        with RunLog(self.run, enabled=self.ranks.first, first_epoch=first_epoch) as log:
+        with RunLog(self.run, enabled=self.ranks.is_main, first_epoch=first_epoch) as log:
             log.message(
                 f"{self.recipe.name}: {len(self.learning)} studies to learn from,"
                 f" {len(self.validation.studies)} to validate with, fold {self.options.fold} held out;"
-                f" {self.device} x {self.ranks.world}"
+                f" {self.device} x {self.ranks.world_size}"
             )
             for index, stage in enumerate(self.recipe.stages):
                 if state is None or state["stage"] <= index:
@@ -149,7 +148,7 @@ class _TrainingRun:
             "root_digest": self.store.root_digest,
             "fold": self.options.fold,
             "recipe": self.recipe.model_dump(mode="json"),
-            "world": self.ranks.world,
+            "world": self.ranks.world_size,
             **({"windows": windows} if self.recipe.view.kind == "windows" else {}),
         }
 
@@ -157,7 +156,7 @@ class _TrainingRun:
         """Check that the run's folder is new, or has the run to resume, and write the configuration."""
         if self.resumed:
             check_identity(self.run, self.resumed, self._identity())
-        if not self.ranks.first:
+        if not self.ranks.is_main:
             return
         if not self.resumed and any((self.run / name).exists() for name in (LAST, MODEL)):
             raise CheckpointInvalid(
@@ -188,7 +187,7 @@ class _TrainingRun:
             )  # fmt: skip
             if state:
                 stage_run.load_state(state)
-            elif self.ranks.first:
+            elif self.ranks.is_main:
                 # Before this stage replaces the weights that it starts with, and twice, so that the
                 # previous state belongs to this stage too.
                 self._save(stage_run.state())
@@ -199,15 +198,15 @@ class _TrainingRun:
 
     def _load_kept_weights(self) -> None:
         """Load the weights that the stage before kept, on all ranks."""
-        if self.ranks.first:
+        if self.ranks.is_main:
             load_weights(self.run / WEIGHTS, self.network)
-        alike(self.network, self.ranks)
+        broadcast_module(self.network, self.ranks)
 
     def _source(
         self, stage: Stage
     ) -> tuple[Batches | CachedBatches, Callable[[Any], Any], Callable[[], float]]:
         """A stage's batches, the function that turns a batch into inputs, and the validation loss."""
-        world, seed = self.ranks.world, self.recipe.seed
+        world, seed = self.ranks.world_size, self.recipe.seed
         if stage.objective == "sequence":
             validating = cache_features(self.predictor, self.validation.studies)
             batches = CachedBatches(
@@ -255,7 +254,7 @@ class _TrainingRun:
             prevalence=baselines["prevalence"].tolist(),
             weighted_prevalence=baselines["weighted_prevalence"].tolist(),
         )
-        if self.ranks.first:
+        if self.ranks.is_main:
             write_atomically(self.run / MODEL, (model.model_dump_json(indent=1) + "\n").encode())
         loss = weighted_log_loss(labels, probabilities(logits, temperature))
         constant = np.broadcast_to(baselines["weighted_prevalence"], labels.shape)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.data.loader import Batches
-from model.distributed import Ranks, spread, summed, told
+from model.distributed import Ranks, all_reduce_sum, broadcast_object, data_parallel
 from model.inference.weights import WEIGHTS, save_weights
 from model.networks.cnn_lstm import CnnLstm
 from model.training.cached_features import CachedBatches
@@ -98,7 +98,7 @@ class StageRun:
     _saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.module = spread(self.objective.trained, self.device, self.ranks)
+        self.module = data_parallel(self.objective.trained, self.device, self.ranks)
         parameters = self.objective.trained.parameters()
         optimizer = torch.optim.AdamW if self.stage.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = optimizer(
@@ -111,7 +111,7 @@ class StageRun:
         """Train to the last epoch, then leave the weights that the stage keeps in the run's folder."""
         while self.source.epoch < self.stage.epochs:
             self._train_epoch()
-        if self.stage.keep == "last" and self.ranks.first:
+        if self.stage.keep == "last" and self.ranks.is_main:
             save_weights(self.run / WEIGHTS, self.network)
         self.log.message(self._kept_weights())
 
@@ -168,9 +168,9 @@ class StageRun:
         """
         loss, joint_loss = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for term in terms:
-            weight = summed(term.weight, self.ranks).clamp(min=1e-6)
-            loss = loss + term.factor * self.ranks.world * term.total / weight
-            joint_loss = joint_loss + term.factor * summed(term.total, self.ranks) / weight
+            weight = all_reduce_sum(term.weight, self.ranks).clamp(min=1e-6)
+            loss = loss + term.factor * self.ranks.world_size * term.total / weight
+            joint_loss = joint_loss + term.factor * all_reduce_sum(term.total, self.ranks) / weight
         return loss, joint_loss
 
     def _share_done(self) -> float:
@@ -195,12 +195,12 @@ class StageRun:
     def _validate(self) -> float:
         """Rank 0's validation loss, on every rank; the weights are saved if it is the lowest so far."""
         self.measure_batch_norms()
-        loss = told(self.validate() if self.ranks.first else math.nan, self.ranks)
+        loss = broadcast_object(self.validate() if self.ranks.is_main else math.nan, self.ranks)
         if not math.isfinite(loss):
             raise LossNotFinite(f"the validation loss of epoch {self.source.epoch} is {loss}.")
         if loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_epoch = loss, self.source.epoch - 1
-            if self.stage.keep == "best" and self.ranks.first:
+            if self.stage.keep == "best" and self.ranks.is_main:
                 save_weights(self.run / WEIGHTS, self.network)
         return loss
 
@@ -257,7 +257,7 @@ class StageRun:
     def _save_checkpoint(self) -> None:
         self._check_loss()
         self.progress.saved_step, self._saved_at = self.progress.step, time.monotonic()
-        if self.ranks.first:
+        if self.ranks.is_main:
             self.save(self.state())
 
     def state(self) -> dict[str, Any]:
