@@ -1,4 +1,4 @@
-"""Sources that are measured on: synthetic studies of the real set's usual size."""
+"""Sources for the benchmarks: synthetic studies of the usual size of the real data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from spine_etl.phantom import Syntax, write_phantom
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.source.layout import Study, discover_studies
-from tests.benchmarks.contest import ROOT
+from tests.benchmarks.comparison import ROOT
 
 RECIPE = ROOT / "spine_etl" / "recipes" / "rsna2022.toml"
 
@@ -27,7 +27,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Syntax], Path]:
-    """A source folder with one study of 300 slices of 512x512 and its mask, made once for each syntax."""
+    """A source with one study of 300 slices of 512x512 and its mask, written once per transfer syntax."""
     folder = tmp_path_factory.mktemp("sources")
 
     def make(syntax: Syntax) -> Path:
@@ -40,5 +40,5 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Syntax], Path]
 
 @pytest.fixture(scope="session")
 def study(source: Callable[[Syntax], Path], recipe: Recipe) -> Callable[[Syntax], Study]:
-    """The one study of `source`."""
+    """The only study of `source`."""
     return lambda syntax: discover_studies(source(syntax), list(recipe.levels))[0]

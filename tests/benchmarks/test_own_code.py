@@ -15,7 +15,7 @@ import pytest
 from spine_etl.dicom import read_header
 from spine_etl.phantom import write_phantom
 from spine_etl.source.files import open_source
-from tests.benchmarks.contest import show
+from tests.benchmarks.comparison import print_table
 
 pytestmark = pytest.mark.benchmark
 TURNS = 7
@@ -39,7 +39,7 @@ def test_header_scan_against_pydicom(tmp_path: Path) -> None:
         )
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     rows = [("ours", statistics.median(ours)), ("pydicom", statistics.median(theirs)), ("ratio", ratio)]
-    show("header, 200 files", ("reader", "ms a file"), rows)
+    print_table("header, 200 files", ("reader", "ms a file"), rows)
     assert ratio > 2
 
 
@@ -64,5 +64,5 @@ def test_zip_index_against_zipfile(tmp_path: Path) -> None:
     assert ours() == theirs() == b"x"
     own, library = (statistics.median(ms(work) for _ in range(TURNS)) for work in (ours, theirs))
     rows = [("ours", own, len(sent)), ("zipfile", library, 0)]
-    show(f"one study of {STUDIES * SLICES} members", ("reader", "ms", "bytes sent"), rows)
+    print_table(f"one study of {STUDIES * SLICES} members", ("reader", "ms", "bytes sent"), rows)
     assert library > 5 * own

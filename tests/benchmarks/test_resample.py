@@ -21,7 +21,7 @@ from spine_etl.resample import sample_image
 from spine_etl.segmentation import level_centers_mm
 from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU, Volume
-from tests.benchmarks.contest import ratio, show, take_turns, typical
+from tests.benchmarks.comparison import median_of, median_ratio, print_table, time_in_rounds
 from tests.benchmarks.peers import THREADS
 
 pytestmark = pytest.mark.benchmark
@@ -45,18 +45,23 @@ def _race(title: str, samplers: dict[str, Sampler], targets: list[Grid]) -> None
     def job(sampler: Sampler) -> Callable[[], Any]:
         return lambda: [sampler(target) for target in targets]
 
-    turns = take_turns({name: job(sampler) for name, sampler in samplers.items()}, ROUNDS)
-    show(
+    turns = time_in_rounds({name: job(sampler) for name, sampler in samplers.items()}, ROUNDS)
+    print_table(
         f"{title}, {THREADS} threads",
         ("sampler", "ms", "CPU ms", "x ours"),
         [
-            (name, 1e3 * typical(taken), 1e3 * typical(taken, "cpu"), ratio(taken, turns["ours"]))
+            (
+                name,
+                1e3 * median_of(taken),
+                1e3 * median_of(taken, "cpu_seconds"),
+                median_ratio(taken, turns["ours"]),
+            )
             for name, taken in turns.items()
         ],
     )
     if len(targets) > 1:
-        assert ratio(turns["SimpleITK"], turns["ours"]) > 1.0
-        assert ratio(turns["scipy affine_transform"], turns["ours"]) > 5.0
+        assert median_ratio(turns["SimpleITK"], turns["ours"]) > 1.0
+        assert median_ratio(turns["scipy affine_transform"], turns["ours"]) > 5.0
 
 
 def _samplers(volume: Volume) -> dict[str, Sampler]:

@@ -1,7 +1,7 @@
-"""What grows with the number of studies: tables, commits, opening, planning; and what a far store costs.
+"""Scaling with the number of studies (tables, commits, opening, planning) and the cost of a remote store.
 
-The table and commit path is the real one, over records that no voxels belong to. SeaweedFS on this machine
-stands for S3: its answers come in a millisecond or two, so seconds on a real one are more.
+Tables and commits use the real code, with records that have no voxels. S3 is SeaweedFS on this machine, which
+answers within a millisecond or two; a real S3 service takes longer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from spine_etl.store import open_store
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
 from spine_etl.store.schema import ARRAY_NAMES
 from spine_etl.store.writer import StoreWriter
-from tests.benchmarks.contest import ROOT, show
+from tests.benchmarks.comparison import ROOT, print_table
 
 pytestmark = pytest.mark.benchmark
 
 ROWS = (100, 10_000, 100_000)
-NIGHT = 50
+NEW_STUDIES = 50
 QUICK = load_recipe("quick")
 
 
@@ -43,7 +43,7 @@ def sha(text: str) -> str:
 
 
 def record(number: int, recipe: Recipe, source_digest: str | None = None) -> Record:
-    """A study as the data set has them: seven levels, every fifth with five boxes."""
+    """A record like those of the real data set: seven levels; every fifth study has five boxes."""
     fractured = number % 5 == 0
     box = BoxRecord(
         x=1, y=2, width=3, height=4, slice_number=7, level="C2", in_crops={"C2": (0, 1, 2, 3, 4, number)}
@@ -66,39 +66,39 @@ def record(number: int, recipe: Recipe, source_digest: str | None = None) -> Rec
 
 
 def seconds(work: Callable[..., Any], *inputs: Any) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work(*inputs)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
-def test_commits_and_opening_as_rows_grow(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The second version adds a night's studies to all others."""
+@pytest.mark.parametrize("medium", ["disk", "s3"])
+def test_commit_and_open_as_rows_grow(medium: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The second version adds a few new studies to all others."""
     lines = []
     for rows in ROWS:
-        bucket = str(tmp_path) if place == "disk" else request.getfixturevalue("s3_bucket")
+        bucket = str(tmp_path) if medium == "disk" else request.getfixturevalue("s3_bucket")
         address = f"{bucket}/{rows}"
         writer = StoreWriter(address, QUICK)
-        everything = [record(number, QUICK) for number in range(rows)]
-        first = seconds(writer.commit, everything[:-NIGHT])
-        night = seconds(writer.commit, everything[-NIGHT:])
+        records = [record(number, QUICK) for number in range(rows)]
+        first = seconds(writer.commit, records[:-NEW_STUDIES])
+        second = seconds(writer.commit, records[-NEW_STUDIES:])
         assert open_store(address).version == 2
         opening = median(seconds(open_store, address) for _ in range(5))
         assert len(open_store(address)) == rows
         size = sum(array.nbytes for array in open_store(address).table.columns.values())
-        lines.append((f"{rows:,}", first, night, opening, size / 1e6))
-    show(
-        f"versions on {place}",
-        ("rows", "first commit, s", f"commit of {NIGHT} more, s", "open, s", "table in memory, MB"),
+        lines.append((f"{rows:,}", first, second, opening, size / 1e6))
+    print_table(
+        f"versions on {medium}",
+        ("rows", "first commit, s", f"commit of {NEW_STUDIES} more, s", "open, s", "table in memory, MB"),
         lines,
     )
     by_rows = {line[0]: line for line in lines}
-    # A thousand times the rows may cost what reading a table a thousand times as large costs, and no more.
+    # The time to open a store may grow in proportion to the rows, but no faster.
     assert by_rows["100,000"][3] < 0.1 + 10 * by_rows["10,000"][3]
 
 
-def test_the_night_of_a_large_source(tmp_path: Path) -> None:
-    """100,000 studies of one tiny file each, all known but a few: how long until the plan is made."""
+def test_plan_for_a_large_source_with_few_new_studies(tmp_path: Path) -> None:
+    """Time to plan a build of 100,000 studies of one tiny file each, of which all but a few are committed."""
     count = ROWS[-1]
     images = tmp_path / "source" / "train_images"
     for number in range(count):
@@ -109,22 +109,24 @@ def test_the_night_of_a_large_source(tmp_path: Path) -> None:
 
     studies = discover_studies(tmp_path / "source", list(QUICK.levels))
     writer = StoreWriter(tmp_path / "store", QUICK)
-    known = studies[NIGHT:]
-    digests = [source_digest(study) for study in known]
+    committed = studies[NEW_STUDIES:]
+    digests = [source_digest(study) for study in committed]
     writer.commit([
         record(number, QUICK, digest).model_copy(update={"uid": study.uid, "row": number})
-        for number, (study, digest) in enumerate(zip(known, digests, strict=True))
+        for number, (study, digest) in enumerate(zip(committed, digests, strict=True))
     ])  # fmt: skip
     plans = []
     request = BuildRequest(str(tmp_path / "source"), str(tmp_path / "store"), QUICK, workers=2)
-    took = seconds(lambda: plans.append(plan_build(request)))
+    planning = seconds(lambda: plans.append(plan_build(request)))
     (plan,) = plans
-    assert (plan.committed, len(plan.pending)) == (count - NIGHT, NIGHT)
-    show("planning", ("studies", "s", "ms a study"), [(f"{count:,}", took, 1000 * took / count)])
+    assert (plan.committed, len(plan.pending)) == (count - NEW_STUDIES, NEW_STUDIES)
+    print_table(
+        "planning", ("studies", "s", "ms per study"), [(f"{count:,}", planning, 1000 * planning / count)]
+    )
 
 
-def epochs(address: str, run: Path, *more: str) -> list[float]:
-    """Seconds of each epoch of a training."""
+def epoch_seconds(address: str, run: Path, *arguments: str) -> list[float]:
+    """Train for four epochs and return the seconds of each."""
     command = [
         sys.executable,
         "-m",
@@ -137,53 +139,55 @@ def epochs(address: str, run: Path, *more: str) -> list[float]:
         "quick",
     ]
     subprocess.run(
-        [*command, "--epochs", "4", "--device", "cpu", *more], check=True, capture_output=True, cwd=ROOT
+        [*command, "--epochs", "4", "--device", "cpu", *arguments], check=True, capture_output=True, cwd=ROOT
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["seconds"] for line in lines if line["objective"] == lines[0]["objective"]]
 
 
-def test_training_from_s3(tmp_path: Path, s3_bucket: str) -> None:
-    """The same store on a disk and on S3, with a cache and without, in turns."""
+def test_training_from_s3_against_disk(tmp_path: Path, s3_bucket: str) -> None:
+    """The same store on disk, on S3 with a cache and on S3 without one, compared round by round."""
     source = tmp_path / "source"
     write_phantom(source, 16, 5, slices=160, size=256, masked_share=1.0)
     for address in (str(tmp_path / "store"), f"{s3_bucket}/store"):
-        built = [sys.executable, "-m", "flows.build_dataset", "--source", str(source), "--store", address]
-        done = subprocess.run([*built, "--recipe", "quick"], cwd=ROOT, capture_output=True)
+        build = [sys.executable, "-m", "flows.build_dataset", "--source", str(source), "--store", address]
+        done = subprocess.run([*build, "--recipe", "quick"], cwd=ROOT, capture_output=True)
         assert done.returncode in (0, 3), done.stderr
     ratios, lines = [], []
-    for turn in range(3):
-        local = epochs(str(tmp_path / "store"), tmp_path / f"local{turn}")
+    for round_number in range(3):
+        local = epoch_seconds(str(tmp_path / "store"), tmp_path / f"local{round_number}")
         cache = tmp_path / "cache"
         shutil.rmtree(cache, ignore_errors=True)
-        cached = epochs(f"{s3_bucket}/store", tmp_path / f"cached{turn}", "--cache", str(cache))
-        bare = epochs(f"{s3_bucket}/store", tmp_path / f"bare{turn}")
-        for name, figures in (("disk", local), ("S3, cache", cached), ("S3 alone", bare)):
+        cached = epoch_seconds(
+            f"{s3_bucket}/store", tmp_path / f"cached{round_number}", "--cache", str(cache)
+        )
+        uncached = epoch_seconds(f"{s3_bucket}/store", tmp_path / f"uncached{round_number}")
+        for name, figures in (("disk", local), ("S3, cache", cached), ("S3, no cache", uncached)):
             lines.append((name, figures[0], median(figures[1:]), median(figures[1:]) / median(local[1:])))
         ratios.append(median(cached[1:]) / median(local[1:]))
-    show("epochs", ("store", "first, s", "later, s", "later / disk"), lines)
+    print_table("epochs", ("store", "first, s", "later, s", "later / disk"), lines)
     assert median(ratios) < 1.5
 
 
 def test_two_workers_against_one(tmp_path: Path, recipe: Recipe, recipe_file: Path) -> None:
-    """Studies a minute between the first and the last of a build, on workers of one thread each.
+    """Studies per minute between the first and last study of a build, on workers of one thread each.
 
-    Studies are of the real set's usual size, of which a study's own share of Prefect and Dask is small.
+    Studies have the usual size of the real data set, so the overhead of Prefect and Dask per study is small.
     """
-    from tests.benchmarks.test_flow import _done_at, _source
+    from tests.benchmarks.test_flow import finish_times, write_source
 
-    source = _source(tmp_path / "source", studies=24, distinct=3, slices=300, size=512)
+    source = write_source(tmp_path / "source", studies=24, distinct=3, slices=300, size=512)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(3):
         for workers in rates:
             shutil.rmtree(tmp_path / "store", ignore_errors=True)
             os.sync()
-            done = list(_done_at(source, recipe_file, tmp_path / "store", workers))
-            # The first study of each worker compiles and warms up; it is not what a night is made of.
-            rates[workers].append(60 * (len(done) - 1 - workers) / (done[-1] - done[workers]))
+            finished = list(finish_times(source, recipe_file, tmp_path / "store", workers))
+            # The first study of each worker is left out: it includes compilation and other warm-up.
+            rates[workers].append(60 * (len(finished) - 1 - workers) / (finished[-1] - finished[workers]))
     gains = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    show(
-        "studies a minute",
+    print_table(
+        "studies per minute",
         ("one worker", "two workers", "gain"),
         list(zip(rates[1], rates[2], gains, strict=True)),
     )

@@ -1,4 +1,4 @@
-"""A row of seven crops, written and read: codecs, layouts and readers."""
+"""Writing and reading a row of seven crops: codecs, chunk layouts and readers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spine_etl.resample import sample_image
 from spine_etl.source.layout import Study
 from spine_etl.store import Store
 from spine_etl.store.writer import StoreWriter
-from tests.benchmarks.contest import ratio, show, take_turns, typical
+from tests.benchmarks.comparison import median_of, median_ratio, print_table, time_in_rounds
 from tests.benchmarks.peers import THREADS
 
 pytestmark = pytest.mark.benchmark
@@ -42,32 +42,37 @@ Voxels = npt.NDArray[Any]
 
 def test_codecs_on_phantom_crops(study: Callable[[Any], Study], recipe: Recipe) -> None:
     crops = crop_study(study("explicit"), recipe, threads=THREADS).voxels["image"]
-    _race_codecs("Seven phantom crops", crops)
+    _compare_codecs("Seven phantom crops", crops)
 
 
 @pytest.mark.real_data
-def test_codecs_on_a_real_head(real_data: Path, recipe: Recipe) -> None:
+def test_codecs_on_real_head(real_data: Path, recipe: Recipe) -> None:
     volume = read_series(real_data / "ct_head_gantry_tilt")
     target = Grid.canonical(volume.grid.center_mm, recipe.crop.shape, recipe.crop.spacing_mm)
-    _race_codecs("One crop of a real head", sample_image(volume, target, threads=THREADS))
+    _compare_codecs("One crop of a real head", sample_image(volume, target, threads=THREADS))
 
 
-def _race_codecs(title: str, crops: Voxels) -> None:
+def _compare_codecs(title: str, crops: Voxels) -> None:
     packed = {name: _pack(crops, *codec) for name, codec in CODECS.items()}
-    room = np.empty_like(crops)
-    writing = take_turns({n: lambda c=c: _pack(crops, *c) for n, c in CODECS.items()}, ROUNDS)
-    reading = take_turns({n: lambda p=p: blosc.decompress(p, room) for n, p in packed.items()}, ROUNDS)
+    buffer = np.empty_like(crops)
+    writing = time_in_rounds({n: lambda c=c: _pack(crops, *c) for n, c in CODECS.items()}, ROUNDS)
+    reading = time_in_rounds({n: lambda p=p: blosc.decompress(p, buffer) for n, p in packed.items()}, ROUNDS)
     mb = crops.nbytes / 1e6
-    show(
+    print_table(
         f"{title}, {mb:.1f} MB of int16 HU, {THREADS} threads",
         ("codec", "smaller by", "writes MB/s", "reads MB/s"),
         [
-            (name, crops.nbytes / len(packed[name]), mb / typical(writing[name]), mb / typical(reading[name]))
+            (
+                name,
+                crops.nbytes / len(packed[name]),
+                mb / median_of(writing[name]),
+                mb / median_of(reading[name]),
+            )
             for name in CODECS
         ],
     )
-    fastest = min(CODECS, key=lambda name: typical(reading[name]))
-    assert ratio(reading["lz4, byte shuffle"], reading[fastest]) < 1.6
+    fastest = min(CODECS, key=lambda name: median_of(reading[name]))
+    assert median_ratio(reading["lz4, byte shuffle"], reading[fastest]) < 1.6
 
 
 def _pack(crops: Voxels, name: str, level: int, shuffle: int) -> bytes:
@@ -77,45 +82,45 @@ def _pack(crops: Voxels, name: str, level: int, shuffle: int) -> bytes:
 
 
 def test_layouts_and_readers(study: Callable[[Any], Study], recipe: Recipe, tmp_path: Path) -> None:
-    store = _built(study("explicit"), recipe, tmp_path / "ours")
+    store = _build_store(study("explicit"), recipe, tmp_path / "ours")
     rows = np.stack([store.image(row) for row in range(ROWS)])
-    layouts = {"a row": tmp_path / "ours" / "image"}
+    layouts = {"one row": tmp_path / "ours" / "image"}
     block = recipe.crop.shape
-    layouts["a crop"] = _written(rows, tmp_path / "crops", chunks=(1, 1, *block))
-    layouts["crops in a row's shard"] = _written(
+    layouts["one crop"] = _write_array(rows, tmp_path / "crops", chunks=(1, 1, *block))
+    layouts["crops in a row's shard"] = _write_array(
         rows, tmp_path / "shards", chunks=(1, 1, *block), shards=(1, len(recipe.levels), *block)
     )
     readers = _readers(store, layouts)
     for name, read in readers.items():
         np.testing.assert_array_equal(read(1), rows[1], err_msg=str(name))
-    turns = take_turns(
+    timings = time_in_rounds(
         {name: lambda read=read: [read(row) for row in range(ROWS)] for name, read in readers.items()}, ROUNDS
     )
-    show(
+    print_table(
         "Reading a row of seven crops (41 MB), checksums verified",
-        ("chunk", "reader", "ms a row", "x ours", "objects a row"),
+        ("chunk", "reader", "ms per row", "x ours", "objects per row"),
         [
             (
                 chunk,
                 reader,
-                1e3 * typical(taken) / ROWS,
-                ratio(taken, turns["a row", "ours"]),
+                1e3 * median_of(runs) / ROWS,
+                median_ratio(runs, timings["one row", "ours"]),
                 sum(1 for path in layouts[chunk].rglob("c/1/**/*") if path.is_file()),
             )
-            for (chunk, reader), taken in turns.items()
+            for (chunk, reader), runs in timings.items()
         ],
     )
-    assert ratio(turns["a row", "zarr-python"], turns["a row", "ours"]) > 0.9
+    assert median_ratio(timings["one row", "zarr-python"], timings["one row", "ours"]) > 0.9
 
 
-def _built(study: Study, recipe: Recipe, folder: Path) -> Store:
+def _build_store(study: Study, recipe: Recipe, folder: Path) -> Store:
     writer = StoreWriter(folder, recipe)
     studies = [replace(study, uid=f"{study.uid}.{row}") for row in range(ROWS)]
-    records = [process_study(one, writer, row, threads=THREADS) for row, one in enumerate(studies)]
+    records = [process_study(copy, writer, row, threads=THREADS) for row, copy in enumerate(studies)]
     return writer.commit(records)
 
 
-def _written(rows: Voxels, folder: Path, **chunking: Any) -> Path:
+def _write_array(rows: Voxels, folder: Path, **chunking: Any) -> Path:
     codec = BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="shuffle")
     array = zarr.create_array(
         folder, shape=rows.shape, dtype=rows.dtype, compressors=[codec, Crc32cCodec()], **chunking
@@ -125,23 +130,23 @@ def _written(rows: Voxels, folder: Path, **chunking: Any) -> Path:
 
 
 def _readers(store: Store, layouts: dict[str, Path]) -> dict[tuple[str, str], Callable[[int], Voxels]]:
-    room = np.empty(store.arrays["image"].row_shape, np.int16)
+    buffer = np.empty(store.arrays["image"].row_shape, np.int16)
     readers: dict[tuple[str, str], Callable[[int], Voxels]] = {
-        ("a row", "ours"): lambda row: store.image(row, room),
+        ("one row", "ours"): lambda row: store.image(row, buffer),
     }
     for chunk, folder in layouts.items():
-        readers[chunk, "zarr-python"] = _by_zarr(folder)
-        readers[chunk, "zarr-python, zarrs"] = _by_zarrs(folder)
-        readers[chunk, "tensorstore"] = _by_tensorstore(folder)
+        readers[chunk, "zarr-python"] = _read_with_zarr(folder)
+        readers[chunk, "zarr-python, zarrs"] = _read_with_zarrs(folder)
+        readers[chunk, "tensorstore"] = _read_with_tensorstore(folder)
     return readers
 
 
-def _by_zarr(folder: Path) -> Callable[[int], Voxels]:
+def _read_with_zarr(folder: Path) -> Callable[[int], Voxels]:
     array = zarr.open_array(folder, mode="r")
     return lambda row: np.asarray(array[row])
 
 
-def _by_zarrs(folder: Path) -> Callable[[int], Voxels]:
+def _read_with_zarrs(folder: Path) -> Callable[[int], Voxels]:
     with zarr.config.set(
         {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": THREADS}
     ):
@@ -149,7 +154,7 @@ def _by_zarrs(folder: Path) -> Callable[[int], Voxels]:
     return lambda row: np.asarray(array[row])
 
 
-def _by_tensorstore(folder: Path) -> Callable[[int], Voxels]:
+def _read_with_tensorstore(folder: Path) -> Callable[[int], Voxels]:
     settings = {"data_copy_concurrency": {"limit": THREADS}}
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}, "context": settings}
     array = tensorstore.open(spec, open=True, read=True).result()

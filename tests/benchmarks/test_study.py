@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from spine_etl.phantom import Syntax
-from tests.benchmarks.contest import Contender, Turn, ratio, show, typical
+from tests.benchmarks.comparison import PeerProcess, Timing, median_of, median_ratio, print_table
 
 pytestmark = pytest.mark.benchmark
 
@@ -54,34 +54,34 @@ def test_a_whole_study(
         _assert_same_crops(tmp_path / "ours.npz", tmp_path / f"{name}.npz")
     goals, ours = GOALS[syntax], turns["ours"]
     for name in ("expert_simpleitk", "monai_documented", "naive"):
-        assert ratio(turns[name], ours) >= LEAST * getattr(goals, name), name
-    assert ratio(ours, turns["floor"]) <= goals.floor / LEAST
+        assert median_ratio(turns[name], ours) >= LEAST * getattr(goals, name), name
+    assert median_ratio(ours, turns["floor"]) <= goals.floor / LEAST
     assert _own_mb(ours) <= goals.peak_mb / LEAST
 
 
-def _contest(source: Path, recipe_file: Path, folder: Path) -> dict[str, list[Turn]]:
+def _contest(source: Path, recipe_file: Path, folder: Path) -> dict[str, list[Timing]]:
     """The turns of every contender, in rounds; the last one's crops are kept."""
-    contenders = {name: Contender(name, source, recipe_file, folder / name) for name in ROUNDS}
-    turns: dict[str, list[Turn]] = {name: [] for name in ROUNDS}
+    contenders = {name: PeerProcess(name, source, recipe_file, folder / name) for name in ROUNDS}
+    turns: dict[str, list[Timing]] = {name: [] for name in ROUNDS}
     try:
         for left in range(max(ROUNDS.values()), 0, -1):
             for name, contender in contenders.items():
                 if left <= ROUNDS[name]:
                     crops = folder / f"{name}.npz" if left == 1 else None
-                    turns[name].append(contender.turn(crops))
+                    turns[name].append(contender.run(crops))
     finally:
         for contender in contenders.values():
             contender.close()
     return turns
 
 
-def _own_mb(turns: list[Turn]) -> float:
+def _own_mb(turns: list[Timing]) -> float:
     return turns[-1].peak_mb - turns[-1].imported_mb
 
 
-def _show(syntax: str, turns: dict[str, list[Turn]], stages: dict[str, float]) -> None:
+def _show(syntax: str, turns: dict[str, list[Timing]], stages: dict[str, float]) -> None:
     ours = turns["ours"]
-    show(
+    print_table(
         f"One study of 300 slices, {syntax}, 2 threads",
         (
             "contender",
@@ -98,10 +98,10 @@ def _show(syntax: str, turns: dict[str, list[Turn]], stages: dict[str, float]) -
             (
                 name,
                 len(taken),
-                typical(taken),
-                typical(taken, "cpu"),
-                ratio(taken, ours),
-                ratio(taken, ours, "cpu"),
+                median_of(taken),
+                median_of(taken, "cpu_seconds"),
+                median_ratio(taken, ours),
+                median_ratio(taken, ours, "cpu_seconds"),
                 round(taken[-1].peak_mb),
                 round(_own_mb(taken)),
                 round(taken[-1].written_mb),
@@ -109,7 +109,7 @@ def _show(syntax: str, turns: dict[str, list[Turn]], stages: dict[str, float]) -
             for name, taken in turns.items()
         ],
     )
-    print(f"ours / floor: {ratio(ours, turns['floor']):.2f}; the floor's last turn, seconds:", end=" ")
+    print(f"ours / floor: {median_ratio(ours, turns['floor']):.2f}; the floor's last turn, seconds:", end=" ")
     print(", ".join(f"{name} {seconds:.3f}" for name, seconds in stages.items()))
 
 

@@ -1,8 +1,9 @@
-"""What is measured side by side: one contender a module, each run in a process of its own.
+"""The implementations that are compared, one per module; each runs in its own process (see `worker`).
 
-A module has ``prepare(study, recipe, out)``. What it returns does the work of one study once: it reads the
-folder and the mask, cuts the recipe's crops, and writes them under ``out``. Only that call is timed. It
-returns a function that gives the crops, by level, as int16 HU on the canonical grid, to be compared.
+A module defines ``prepare(study, recipe, out)``, which returns a job. The job processes the study once: it
+reads the series and the mask, cuts the crops of the recipe and writes them under ``out``. Only the job is
+timed. It returns a function that gives the crops by level, as int16 HU on the canonical grid, so that they
+can be compared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 THREADS = 2
-"""What every contender may use."""
+"""Number of threads that each implementation may use."""
 
 Crops = Callable[[], dict[str, npt.NDArray[np.int16]]]

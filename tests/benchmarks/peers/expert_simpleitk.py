@@ -1,9 +1,9 @@
-"""SimpleITK written by someone who knows it: the honest peer.
+"""SimpleITK used well: the fairest comparison.
 
-Slices sorted by GDCM and read as int16; label boxes from one filter with all its costly figures off; each
-crop resampled straight from the native grid by the multithreaded filter; blosc's fastest codec. It leaves
-out what SimpleITK has no ready tool for, which favours it: anti-aliasing, air before interpolation, digests,
-checksums, fsync and the record.
+GDCM sorts the slices, which are read as int16. One filter with its costly features off finds the label boxes.
+The multithreaded resampling filter samples each crop directly from the native grid. The codec is blosc's
+fastest. Steps for which SimpleITK has no ready tool are left out, which favours it: anti-aliasing, air before
+interpolation, digests, checksums, fsync and the record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 - so its own manual calls it
+import SimpleITK as sitk  # noqa: N813 - the name used in its documentation
 from numcodecs import blosc
 
 from spine_etl.recipe import Block, Recipe
@@ -23,20 +23,20 @@ from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import THREADS, Crops
 
 
-def settle() -> None:
-    """Threads as for everyone, and no warnings."""
+def configure() -> None:
+    """Set the number of threads and silence warnings."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     blosc.set_nthreads(THREADS)
 
 
 def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
-    settle()
+    configure()
     return lambda: cut(read_series(study), *read_mask(study), recipe, out)
 
 
 def cut(image: Any, mask: Any, centres: Mapping[int, Sequence[float]], recipe: Recipe, out: Path) -> Crops:
-    """Sample every crop and the overview, and write them."""
+    """Sample every crop and the overview, write them, and return the crops."""
     crops = np.full((len(recipe.levels), *recipe.crop.shape), AIR_HU, np.int16)
     masks = np.zeros(crops.shape, np.uint8)
     for index, label in enumerate(recipe.levels.values()):
@@ -55,7 +55,7 @@ def cut(image: Any, mask: Any, centres: Mapping[int, Sequence[float]], recipe: R
 
 
 def read_series(study: Study) -> Any:
-    """The CT, int16."""
+    """The CT as an int16 image."""
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(study.folder.path)))
     reader.SetOutputPixelType(sitk.sitkInt16)
@@ -63,7 +63,7 @@ def read_series(study: Study) -> Any:
 
 
 def read_mask(study: Study) -> tuple[Any, dict[int, Sequence[float]]]:
-    """The mask and the LPS middle of each label's bounding box."""
+    """The mask, and the LPS centre of the bounding box of each label."""
     mask = sitk.ReadImage(str(study.mask.path), sitk.sitkUInt8)
     shapes = sitk.LabelShapeStatisticsImageFilter()
     shapes.ComputePerimeterOff()

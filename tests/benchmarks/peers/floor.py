@@ -1,9 +1,9 @@
-"""The floor: what no program can do without, each stage alone and as bare as it can be.
+"""The floor: the work that no implementation can avoid, stage by stage and with nothing else.
 
-Files are read into memory that is already there, by offsets that are already known; compressed slices are
-decoded; crops are sampled with two taps an axis; blosc packs them; a plain write ends it. Nothing is
-checked: no header is parsed, no digest taken, no label looked for, no air put outside, nothing averaged
-where the overview is coarse, nothing flushed. ``stages.json`` in the folder says what each stage took.
+Files are read into allocated memory from known offsets, compressed slices are decoded, crops are sampled with
+two taps per axis, compressed with blosc and written. Nothing is checked: no header is parsed, no digest
+computed, no label searched, no air set outside the field of view, no anti-aliasing for the coarse overview,
+and no flush. ``stages.json`` in the output folder has the seconds of each stage.
 """
 
 from __future__ import annotations
@@ -57,32 +57,32 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
     stages: dict[str, float] = {}
 
     def sample(index: int) -> None:
-        _blend(files.voxels, *image_tables[index], images[index])
-        _pick(files.labels, *mask_tables[index], labels[index])
+        _interpolate(files.voxels, *image_tables[index], images[index])
+        _take_nearest(files.labels, *mask_tables[index], labels[index])
 
     def run() -> Crops:
         with ThreadPoolExecutor(THREADS) as pool:
-            with _clocked(stages, "read"):
-                _exhaust(pool.map(files.read, range(len(files))))
-            with _clocked(stages, "decode"):
-                _exhaust(pool.map(files.decode, range(len(files))))
-            with _clocked(stages, "sample"):
-                _exhaust(pool.map(sample, range(len(targets))))
-        with _clocked(stages, "compress"):
+            with _timed(stages, "read"):
+                _consume(pool.map(files.read, range(len(files))))
+            with _timed(stages, "decode"):
+                _consume(pool.map(files.decode, range(len(files))))
+            with _timed(stages, "sample"):
+                _consume(pool.map(sample, range(len(targets))))
+        with _timed(stages, "compress"):
             arrays = (crops, masks, overview, overview_mask)
             packed = [blosc.compress(a, b"lz4", 5, blosc.SHUFFLE, 0, a.itemsize) for a in arrays]
-        with _clocked(stages, "write"):
+        with _timed(stages, "write"):
             for index, content in enumerate(packed):
                 (out / f"{index}").write_bytes(content)
         (out / "stages.json").write_text(json.dumps(stages))
         return lambda: dict(zip(recipe.levels, crops + np.int16(files.intercept), strict=True))
 
-    sample(0)  # compiled before it counts
+    sample(0)  # compile outside the timing
     return run
 
 
 class _Files:
-    """The study's files: where their pixels begin is known, and all memory they need is there."""
+    """The files of the study, with the offsets of their pixels and all memory allocated beforehand."""
 
     def __init__(self, study: Study, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
         paths = [file.path for file in series_files(study.folder)]
@@ -92,28 +92,30 @@ class _Files:
         self.voxels = np.ones(shape, np.int16)
         self.mask = np.ones(mask_shape, np.uint16)
         self.labels = self.mask
-        slices = [(path, self._begin(path), plane) for path, plane in zip(paths, self.voxels, strict=True)]
+        slices = [
+            (path, self._pixel_offset(path), plane) for path, plane in zip(paths, self.voxels, strict=True)
+        ]
         assert study.mask
         parts = [(study.mask.path, 352 + n * plane.nbytes, plane) for n, plane in enumerate(self.mask)]
         self.slices, self.parts = slices, parts
-        self.streams = [bytearray(path.stat().st_size - begin) for path, begin, _ in slices]
+        self.streams = [bytearray(path.stat().st_size - offset) for path, offset, _ in slices]
 
     def __len__(self) -> int:
         return len(self.slices)
 
-    def _begin(self, path: Path) -> int:
-        """Where a slice's pixels, or its one compressed frame, begin."""
+    def _pixel_offset(self, path: Path) -> int:
+        """Offset of the pixels of a slice, or of its only compressed frame."""
         content = path.read_bytes()
         return content.index(b"\xff\xd8\xff") if self.compressed else len(content) - self.voxels[0].nbytes
 
     def read(self, index: int) -> None:
-        path, begin, plane = self.slices[index]
-        self._read(path, begin, self.streams[index] if self.compressed else plane)
+        path, offset, plane = self.slices[index]
+        self._read(path, offset, self.streams[index] if self.compressed else plane)
         self._read(*self.parts[index])
 
-    def _read(self, path: Path, begin: int, room: Any) -> None:
+    def _read(self, path: Path, offset: int, target: Any) -> None:
         descriptor = os.open(path, os.O_RDONLY)
-        os.preadv(descriptor, [room], begin)
+        os.preadv(descriptor, [target], offset)
         os.close(descriptor)
 
     def decode(self, index: int) -> None:
@@ -122,36 +124,36 @@ class _Files:
 
 
 @contextmanager
-def _clocked(stages: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
     yield
-    stages[name] = time.perf_counter() - began
+    stages[name] = time.perf_counter() - start
 
 
-def _exhaust(results: Iterable[Any]) -> None:
+def _consume(results: Iterable[Any]) -> None:
     for _ in results:
         pass
 
 
 def _tables(target: Grid, source: Grid) -> list[_Table]:
-    """For each axis: the lower neighbour of every position, and the weight of the upper one."""
+    """For each axis: the lower neighbour of every position, and the weight of the upper neighbour."""
     index_map = target.index_map_to(source)
     steps = np.diag(index_map[:3, :3])
-    assert np.allclose(index_map[:3, :3], np.diag(steps), atol=1e-9), "the floor knows no oblique study"
+    assert np.allclose(index_map[:3, :3], np.diag(steps), atol=1e-9), "oblique studies are unsupported"
     tables = []
     for axis in range(3):
-        places = steps[axis] * np.arange(target.shape[axis]) + index_map[axis, 3]
-        places = np.clip(places, 0, source.shape[axis] - 1.001)
-        tables.append((places.astype(np.int64), (places % 1).astype(np.float32)))
+        positions = steps[axis] * np.arange(target.shape[axis]) + index_map[axis, 3]
+        positions = np.clip(positions, 0, source.shape[axis] - 1.001)
+        tables.append((positions.astype(np.int64), (positions % 1).astype(np.float32)))
     return tables
 
 
 @njit(nogil=True, cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _blend(voxels: Any, z: Any, y: Any, x: Any, out: Any) -> None:
+def _interpolate(voxels: Any, z: Any, y: Any, x: Any, out: Any) -> None:
     x_low = x[0].min()
     width = x[0].max() + 2 - x_low
     row = np.empty(width, np.float32)
-    begin = x[0] - x_low
+    first = x[0] - x_low
     for i in range(out.shape[0]):
         wz = z[1][i]
         for j in range(out.shape[1]):
@@ -163,12 +165,12 @@ def _blend(voxels: Any, z: Any, y: Any, x: Any, out: Any) -> None:
             for k in range(width):
                 row[k] = a * above[0, k] + b * above[1, k] + c * below[0, k] + d * below[1, k]
             for k in range(out.shape[2]):
-                left = row[begin[k]]
-                out[i, j, k] = np.int16(np.rint(left + x[1][k] * (row[begin[k] + 1] - left)))
+                left = row[first[k]]
+                out[i, j, k] = np.int16(np.rint(left + x[1][k] * (row[first[k] + 1] - left)))
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _pick(labels: Any, z: Any, y: Any, x: Any, out: Any) -> None:
+def _take_nearest(labels: Any, z: Any, y: Any, x: Any, out: Any) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             row = labels[z[i], y[j]]

@@ -1,6 +1,6 @@
-"""MONAI as its tutorials have it: load, orient, resample all at the wanted spacing, cache, then crop.
+"""MONAI as in its tutorials: load, orient, resample the volume to the spacing of the crops, cache, then crop.
 
-What is written are the cache files of PersistentDataset. There is no overview, which favours it.
+Its output is the cache files of PersistentDataset. It makes no overview, which favours it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from monai.transforms import Compose, Spacingd
 from spine_etl.recipe import Recipe
 from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
-from tests.benchmarks.peers.monai_parts import KEYS, cut, files, loading, settle
+from tests.benchmarks.peers.monai_parts import KEYS, configure, cut, files, loading
 
 
 def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
-    settle()
+    configure()
     spacing = Spacingd(keys=KEYS, pixdim=[recipe.crop.spacing_mm] * 3, mode=("bilinear", "nearest"))
 
     def run() -> Crops:

@@ -1,4 +1,4 @@
-"""What both MONAI contenders share: reading, and seven crops out of a resampled volume."""
+"""Shared by both MONAI peers: reading, and the crops from a resampled volume."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from spine_etl.recipe import Recipe
 from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import THREADS
+from tests.benchmarks.peers.blocks import block_start, padded_block
 
 KEYS = ("image", "label")
 
 
-def settle() -> None:
-    """Threads as for everyone; MONAI's many warnings are not the subject here."""
+def configure() -> None:
+    """Set the number of threads and silence MONAI's warnings."""
     torch.set_num_threads(THREADS)
     warnings.simplefilter("ignore")
 
@@ -39,26 +40,18 @@ def loading() -> list[Any]:
 
 
 def cut(item: Mapping[str, Any], recipe: Recipe) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
-    """(level, z, y, x) image and labels, canonical, from (1, R, A, S) volumes at the crops' spacing."""
+    """Canonical image and label crops (level, z, y, x) from (1, R, A, S) volumes at the crops' spacing."""
     image, labels = item["image"].numpy()[0], item["label"].numpy()[0]
     shape = recipe.crop.shape[::-1]
     crops = np.full((len(recipe.levels), *recipe.crop.shape), AIR_HU, np.int16)
     masks = np.zeros(crops.shape, np.uint8)
     for index, label in enumerate(recipe.levels.values()):
-        where = np.nonzero(labels == label)
-        middle = [(axis.min() + axis.max() + 1) / 2 for axis in where]
-        start = [round(m - n / 2) for m, n in zip(middle, shape, strict=True)]
-        crops[index] = _block(image, start, shape, AIR_HU)
-        masks[index] = _block(labels, start, shape, 0)
+        start = block_start(labels == label, shape)
+        crops[index] = _canonical(padded_block(image, start, shape, AIR_HU))
+        masks[index] = _canonical(padded_block(labels, start, shape, 0))
     return np.maximum(crops, AIR_HU, out=crops), masks
 
 
-def _block(volume: npt.NDArray[Any], start: list[int], shape: tuple[int, ...], fill: int) -> npt.NDArray[Any]:
-    """A block as (z, y, x) to Left and Posterior, padded where it leaves the volume."""
-    block = np.full(shape, fill, volume.dtype)
-    here = tuple(
-        slice(max(s, 0), max(min(s + n, m), 0)) for s, n, m in zip(start, shape, volume.shape, strict=True)
-    )
-    there = tuple(slice(h.start - s, h.stop - s) for h, s in zip(here, start, strict=True))
-    block[there] = volume[here]
+def _canonical(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A block (R, A, S) as (z, y, x) with x to Left and y to Posterior."""
     return block[::-1, ::-1].transpose(2, 1, 0)

@@ -1,6 +1,6 @@
-"""MONAI by someone in a hurry: the labelled part alone is resampled, and the crops alone are written.
+"""MONAI tuned for speed: only the labelled part is resampled, and only the crops are written.
 
-There is no overview, which favours it.
+It makes no overview, which favours it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from monai.transforms import Compose, CropForegroundd, Spacingd
 from spine_etl.recipe import Recipe
 from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
-from tests.benchmarks.peers.monai_parts import KEYS, cut, files, loading, settle
+from tests.benchmarks.peers.monai_parts import KEYS, configure, cut, files, loading
 
 
 def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
-    settle()
+    configure()
     z, y, x = (n * recipe.crop.spacing_mm / 2 for n in recipe.crop.shape)
     spacing = Spacingd(
         keys=KEYS, pixdim=[recipe.crop.spacing_mm] * 3, mode=("bilinear", "nearest"), dtype=np.float32

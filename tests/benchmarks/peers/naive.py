@@ -1,10 +1,9 @@
-"""What one writes on the first afternoon: pydicom slice by slice, scipy's zoom, crop, np.save."""
+"""A first, simple script: pydicom slice by slice, scipy's zoom, crop, np.save."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +15,7 @@ from spine_etl.recipe import Recipe
 from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU
 from tests.benchmarks.peers import Crops
+from tests.benchmarks.peers.blocks import block_start, padded_block
 
 
 def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
@@ -25,24 +25,22 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
 def _run(study: Study, recipe: Recipe, out: Path) -> Crops:
     image, spacing = _read_series(study.folder.path)
     labels = nib.load(study.mask.path).get_fdata().astype(np.uint8)[:, ::-1].transpose(2, 1, 0)
-    wide = ndimage.zoom(image, np.array(spacing) / recipe.overview.spacing_mm, order=1)
-    np.save(out / "overview.npy", wide)
+    overview = ndimage.zoom(image, np.array(spacing) / recipe.overview.spacing_mm, order=1)
+    np.save(out / "overview.npy", overview)
     factors = np.array(spacing) / recipe.crop.spacing_mm
     image = ndimage.zoom(image, factors, order=1)
     labels = ndimage.zoom(labels, factors, order=0)
     crops = {}
     for level, label in recipe.levels.items():
-        where = np.nonzero(labels == label)
-        middle = [(axis.min() + axis.max() + 1) / 2 for axis in where]
-        start = [round(m - n / 2) for m, n in zip(middle, recipe.crop.shape, strict=True)]
-        crops[level] = _block(image, start, recipe.crop.shape, AIR_HU)
+        start = block_start(labels == label, recipe.crop.shape)
+        crops[level] = padded_block(image, start, recipe.crop.shape, AIR_HU)
         np.save(out / f"{level}.npy", crops[level])
-        np.save(out / f"{level}_mask.npy", _block(labels, start, recipe.crop.shape, 0))
+        np.save(out / f"{level}_mask.npy", padded_block(labels, start, recipe.crop.shape, 0))
     return lambda: crops
 
 
 def _read_series(folder: Path) -> tuple[npt.NDArray[np.int16], tuple[float, float, float]]:
-    """HU from foot to head, and the spacing."""
+    """HU from foot to head, and the spacing (z, y, x) in mm."""
     slices = sorted(
         (pydicom.dcmread(path) for path in folder.glob("*.dcm")), key=lambda s: s.ImagePositionPatient[2]
     )
@@ -50,14 +48,3 @@ def _read_series(folder: Path) -> tuple[npt.NDArray[np.int16], tuple[float, floa
     image = np.stack([s.pixel_array * s.RescaleSlope + s.RescaleIntercept for s in slices])
     step = second.ImagePositionPatient[2] - first.ImagePositionPatient[2]
     return np.maximum(image, AIR_HU).astype(np.int16), (float(step), *map(float, first.PixelSpacing))
-
-
-def _block(volume: npt.NDArray[Any], start: list[int], shape: tuple[int, ...], fill: int) -> npt.NDArray[Any]:
-    """A block of the volume, padded where it leaves it."""
-    block = np.full(shape, fill, volume.dtype)
-    here = tuple(
-        slice(max(s, 0), max(min(s + n, m), 0)) for s, n, m in zip(start, shape, volume.shape, strict=True)
-    )
-    there = tuple(slice(h.start - s, h.stop - s) for h, s in zip(here, start, strict=True))
-    block[there] = volume[here]
-    return block

@@ -1,4 +1,4 @@
-"""The product: `process_study`, with all it does besides: digests, checksums, fsync, the study's record."""
+"""This project: `process_study`, including digests, checksums, fsync and the record of the study."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
     def run() -> Crops:
         record = process_study(study, writer, threads=THREADS)
         assert record.refusal is None
-        return lambda: dict(zip(recipe.levels, _stored(writer, record.row or 0), strict=True))
+        return lambda: dict(zip(recipe.levels, _stored_crops(writer, record.row or 0), strict=True))
 
     return run
 
 
-def _stored(writer: StoreWriter, row: int) -> npt.NDArray[np.int16]:
+def _stored_crops(writer: StoreWriter, row: int) -> npt.NDArray[np.int16]:
     image = writer.arrays["image"]
     return image.decode(writer.location.read(image.key(row)))

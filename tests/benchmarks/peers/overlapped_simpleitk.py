@@ -1,4 +1,4 @@
-"""The same by someone who also sees that the mask can be read beside the slices, in the other thread."""
+"""`expert_simpleitk`, with the mask read in a second thread while the slices are read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from spine_etl.recipe import Recipe
 from spine_etl.source.layout import Study
 from tests.benchmarks.peers import Crops
-from tests.benchmarks.peers.expert_simpleitk import cut, read_mask, read_series, settle
+from tests.benchmarks.peers.expert_simpleitk import configure, cut, read_mask, read_series
 
 
 def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
-    settle()
+    configure()
 
     def run() -> Crops:
         with ThreadPoolExecutor(1) as pool:
