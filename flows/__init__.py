@@ -1,1 +1,1 @@
-"""Prefect flows: the same path for one study or all of them, scheduled and watched."""
+"""Commands and Prefect flows that build a dataset from all studies of a source."""

@@ -1,1 +1,1 @@
-"""A build, step by step: plan, process each study, commit, report."""
+"""The steps of a build: plan, process the studies on a Dask cluster, commit, publish a page in Prefect."""

@@ -62,7 +62,9 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                # No dashboard, and any free port: Dask warns if its default port is taken by another build.
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
         with cluster, Client(cluster) as client:

@@ -78,7 +78,7 @@ class Plan:
     started: float = field(default_factory=time.monotonic)
 
     def add(self, study: Study, outcome: Outcome) -> None:
-        """File a study under the outcome of its comparison."""
+        """Add a study according to the outcome of its comparison."""
         match outcome:
             case Committed():
                 self.committed += 1
@@ -115,14 +115,14 @@ def plan_build(request: BuildRequest) -> Plan:
     studies = discover_studies(source, levels)
     plan = Plan(request, StoreWriter(request.store, recipe), localizer, started=started)
     plan.without_images = studies_without_images(source, levels)
-    committed = {}
+    committed_digests = {}
     latest = plan.writer.latest()
     if latest is not None:
         plan.first_row = latest.rows
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
-        committed = dict(zip(latest.study_uids, digests, strict=True))
+        committed_digests = dict(zip(latest.study_uids, digests, strict=True))
     tables_modified = tables_modified_at(source) if request.settle_s else None
-    comparison = _Comparison(plan.writer, localizer, committed, request.settle_s, tables_modified)
+    comparison = _Comparison(plan.writer, localizer, committed_digests, request.settle_s, tables_modified)
     with ThreadPoolExecutor(max(request.workers, source.concurrent_reads)) as pool:
         for study, outcome in zip(studies, pool.map(comparison.outcome, studies), strict=True):
             plan.add(study, outcome)
@@ -142,24 +142,24 @@ def _load_localizer(request: BuildRequest) -> Localizer | None:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Compares one study of the source with the store.
+    """Compares studies of the source with the store.
 
-    ``committed`` maps the UIDs of the newest version to their source digests. ``tables_modified`` is the
-    modification time of the newest table in seconds since the epoch, or None if unknown.
+    ``committed_digests`` maps the UIDs of the newest version to their source digests. ``tables_modified`` is
+    the modification time of the newest table in seconds since the epoch, or None if unknown.
     """
 
     writer: StoreWriter
     localizer: Localizer | None
-    committed: Mapping[str, str]
+    committed_digests: Mapping[str, str]
     settle_s: float
     tables_modified: float | None
 
     def outcome(self, study: Study) -> Outcome:
-        committed = self.committed.get(study.uid)
-        record = None if committed else self._usable_record(study)
-        if committed or record:
+        committed_digest = self.committed_digests.get(study.uid)
+        record = None if committed_digest else self._usable_record(study)
+        if committed_digest or record:
             digest = self._digest(study)
-            if committed and digest == committed:
+            if committed_digest and digest == committed_digest:
                 return Committed()
             # A committed study may also have a newer record, if a build was killed before its commit.
             record = record or self._usable_record(study)

@@ -37,10 +37,8 @@ def process_studies(plan: Plan, on_record: Callable[[Record], None]) -> list[Rec
 
     Raises
     ------
-    StoreError
-        If the store cannot be written; what was stored before is kept, and the next build resumes.
-    SchedulerLost
-        If the Dask scheduler does not answer or stops; the same applies.
+    StoreError, SchedulerLost
+        As `flows.building.execute.execute`.
     """
     warm_up()  # compile here once; the workers load the compiled code from the cache
     with connect(plan.request.workers, plan.request.dask) as client:
