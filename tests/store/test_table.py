@@ -1,0 +1,88 @@
+"""A version's table: its order, its digest, and the boxes of its studies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spine_etl.store.record import Record
+from spine_etl.store.schema import ARRAY_NAMES
+from spine_etl.store.table import NO_FOLD, VersionTable, table_from_records
+from tests.store.tiny import BOX, RECIPE, refused_record
+
+LEVELS = list(RECIPE.levels)
+
+
+def record(uid: str, row: int = 0, slice_numbers: tuple[int, ...] = ()) -> Record:
+    """A record without crops, with a box in each of these slices."""
+    return Record.model_validate(
+        {
+            "uid": uid,
+            "fingerprint": RECIPE.fingerprint,
+            "source_digest": "0" * 64,
+            "row": row,
+            "digests": dict.fromkeys(ARRAY_NAMES, "0" * 64),
+            "levels": {level: {"status": "unlocated"} for level in LEVELS},
+            "boxes": [BOX.model_copy(update={"slice_number": number}) for number in slice_numbers],
+        }
+    )
+
+
+def boxes_by_uid(table: VersionTable) -> list[tuple[str, int]]:
+    uids = [table.study_uids[study] for study in table["box_study"].tolist()]
+    return list(zip(uids, table["box_slice_number"].tolist(), strict=True))
+
+
+def test_studies_and_their_boxes_are_sorted_by_uid() -> None:
+    table = table_from_records([record("1.3", 5, (7, 3)), record("1.10", 4, (9,)), record("1.2", 3)], LEVELS)
+    assert table.study_uids == ["1.10", "1.2", "1.3"]
+    assert table["row"].tolist() == [4, 3, 5]
+    assert boxes_by_uid(table) == [("1.10", 9), ("1.3", 7), ("1.3", 3)]
+    assert table.rows == 6
+
+
+def test_values_that_are_unknown() -> None:
+    table = table_from_records([record("1.2")], LEVELS)
+    assert table["fold"].tolist() == [NO_FOLD]
+    assert table["patient_overall"].tolist() == [-1]
+    assert table["fracture"].tolist() == [[-1, -1]]
+    assert table["level_slices"].tolist() == [[[-1, -1], [-1, -1]]]
+    assert np.isnan(table["crop_origin_mm"]).all()
+
+
+def test_refused_studies_are_left_out() -> None:
+    table = table_from_records([refused_record("1.1"), record("1.2")], LEVELS)
+    assert table.study_uids == ["1.2"]
+
+
+def test_table_without_studies() -> None:
+    table = table_from_records([], LEVELS)
+    assert (len(table), table.rows, table.study_uids) == (0, 0, [])
+    assert table["fracture"].shape == (0, 2)
+
+
+def test_digest_without_rows_ignores_only_the_rows() -> None:
+    table, other_row, other_uid = (
+        table_from_records([one], LEVELS) for one in (record("1.2", 0), record("1.2", 1), record("1.3", 0))
+    )
+    assert table.digest(with_rows=False) == other_row.digest(with_rows=False)
+    assert table.digest(with_rows=True) != other_row.digest(with_rows=True)
+    assert table.digest(with_rows=False) != other_uid.digest(with_rows=False)
+
+
+def test_without_removes_studies_and_their_boxes() -> None:
+    table = table_from_records(
+        [record("1.1", 0, (1,)), record("1.2", 1, (2,)), record("1.3", 2, (3,))], LEVELS
+    )
+    assert boxes_by_uid(table.without({"1.2", "1.9"})) == [("1.1", 1), ("1.3", 3)]
+
+
+def test_updated_replaces_studies_and_keeps_folds() -> None:
+    old = table_from_records([record(f"1.{n}", n, (n,)) for n in range(4)], LEVELS)
+    old = table_from_records([], LEVELS).updated(old, {"1.0": 1}, folds=2)
+    assert old["fold"][0] == 1
+    assert np.bincount(old["fold"]).tolist() == [2, 2]
+    new = old.updated(table_from_records([record("1.1", 9, (8,)), record("1.7", 8)], LEVELS), {"1.7": 0}, 2)
+    assert new.study_uids == ["1.0", "1.1", "1.2", "1.3", "1.7"]
+    assert new["row"].tolist() == [0, 9, 2, 3, 8]
+    assert new["fold"].tolist() == [*old["fold"].tolist(), 0]
+    assert boxes_by_uid(new) == [("1.0", 0), ("1.1", 8), ("1.2", 2), ("1.3", 3)]
