@@ -1,53 +1,34 @@
-"""One file to one slice in HU: opened once, read once, its digest kept on the way.
+"""One DICOM file to one slice in HU; the file is opened once, read once, and hashed while it is read.
 
-What is plain goes the fast way: uncompressed pixels are read straight into their place, JPEG Lossless and
-JPEG-LS are decoded there by imagecodecs, which releases the interpreter lock. All else goes to pydicom.
+Common files take the fast path: uncompressed pixels are read straight into the output array, JPEG Lossless
+and JPEG-LS are decoded into it by imagecodecs, which releases the GIL. pydicom reads all other files.
 
-A decoder is given only streams that are whole: libjpeg fills what is missing with a constant, and says
-nothing. For the same reason a decoder's refusal is final: others would decode the damaged stream.
+If a decoder rejects a stream, no other decoder is tried that might accept the damage.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from struct import unpack_from
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spine_etl.dicom.header import (
-    EXPLICIT,
-    IMPLICIT,
-    JPEG_2000,
-    JPEG_LOSSLESS,
-    JPEG_LS,
-    NATIVE,
-    PIXEL_DATA,
-    RLE,
-    Header,
-    Scan,
-    Surprise,
-    header_of,
-    parse,
-    read_dataset,
-    scan_file,
-)
+from spine_etl.dicom.header import Header, header_from_dataset, parse_header
 from spine_etl.dicom.hounsfield import Hounsfield, Pixels, to_hounsfield
+from spine_etl.dicom.pydicom_reader import quiet_pydicom, read_dataset
+from spine_etl.dicom.scan import PIXEL_DATA, NotOnFastPath, Scan, scan_file
+from spine_etl.dicom.streams import check_stream, single_fragment
+from spine_etl.dicom.transfer_syntaxes import EXPLICIT, IMPLICIT, JPEG_LOSSLESS, JPEG_LS, NATIVE, RLE
 from spine_etl.errors import DecodeFailed, DicomUnreadable, SourceError
 from spine_etl.source.digest import HashingReader
 from spine_etl.source.files import FileOrPath, as_file
 
-_ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE  # as read little endian
-_END_OF_IMAGE = b"\xff\xd9"
-_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One file: its header, its HU (rows, columns), which decoder gave them, the digest of its bytes."""
+    """One file: its header, HU (rows, columns), the decoder (fast or pydicom) and the digest of its bytes."""
 
     name: str
     header: Header
@@ -56,29 +37,28 @@ class Slice:
     digest: str
 
 
-def read_slice(place: FileOrPath, slot: Hounsfield | None = None) -> Slice:
+def read_slice(file: FileOrPath, out: Hounsfield | None = None) -> Slice:
     """Read one file.
 
-    ``slot`` (rows, columns) is where the HU belong; they are put there if shape and dtype allow, else the
-    slice brings an array of its own.
+    The HU are written to ``out`` (rows, columns) if its shape and dtype allow, else to a new array.
 
     Raises
     ------
     DicomUnreadable, HeaderInvalid, TransferSyntaxUnsupported
-        As `spine_etl.dicom.header.read_header`, or if the file ends within its pixels, or if these are wider
+        As `spine_etl.dicom.header.read_header`, or if the file ends within its pixels, or if pixels are wider
         than BitsStored.
     DecodeFailed
-        If the pixels are damaged or are not as many as the header says.
+        If the pixels are damaged, or their number differs from the header's.
     SourceError
-        If what the file lies in changed, or cannot be reached.
+        If the file's folder or archive has changed, or cannot be reached.
     """
-    file = as_file(place)
+    file = as_file(file)
     name = file.name
     try:
         with file.open() as raw:
             content = HashingReader(raw, file.listed_digest)
-            header, pixels, decoder = _read(content, name, slot)
-            hu = _place(to_hounsfield(pixels, header, name), slot)
+            header, pixels, decoder = _read(content, name, out)
+            hu = _copy_to_output(to_hounsfield(pixels, header, name), out)
             return Slice(name, header, hu, decoder, content.digest)
     except SourceError:
         raise
@@ -86,74 +66,79 @@ def read_slice(place: FileOrPath, slot: Hounsfield | None = None) -> Slice:
         raise DicomUnreadable(f"{name} cannot be read: {error.strerror}.") from error
 
 
-def _read(file: HashingReader, name: str, slot: Hounsfield | None) -> tuple[Header, Pixels, str]:
-    block, found = scan_file(file)
-    header = None if found is None else parse(found.values, found.transfer_syntax, name=name)
-    if header is not None and found is not None and _is_plain(found, header):
-        return header, _read_plain(file, block, found, header, name, slot), "fast"
+def _read(file: HashingReader, name: str, out: Hounsfield | None) -> tuple[Header, Pixels, str]:
+    block, scanned = scan_file(file)
+    if scanned is None:
+        return _read_with_pydicom(block + file.read(), name, out)
+    header = parse_header(scanned.values, scanned.transfer_syntax, name=name)
+    if _is_native_16_bit(scanned, header):
+        return header, _read_native(file, block, scanned, header, name, out), "fast"
     content = block + file.read()
-    if header is not None and found is not None:
-        try:
-            return header, _decode_fast(content, found, header, name, slot), "fast"
-        except Surprise:
-            pass
-    dataset = read_dataset(content, name)
-    header = header_of(dataset, name)
-    return header, _decode_with_pydicom(dataset, header, name, slot), "pydicom"
+    try:
+        return header, _decode_fast(content, scanned, header, name, out), "fast"
+    except NotOnFastPath:
+        return _read_with_pydicom(content, name, out)
 
 
-def _room(slot: Hounsfield | None, header: Header) -> Pixels:
-    """The slot where it can hold the stored pixels, else a new array."""
+def _read_with_pydicom(content: bytes, name: str, out: Hounsfield | None) -> tuple[Header, Pixels, str]:
+    with quiet_pydicom():
+        dataset = read_dataset(content, name)
+        header = header_from_dataset(dataset, name)
+        return header, _decode_with_pydicom(dataset, header, name, out), "pydicom"
+
+
+def _pixel_array(out: Hounsfield | None, header: Header) -> Pixels:
+    """An array for the stored pixels: ``out`` if its shape and dtype allow, else a new one."""
     shape = (header.rows, header.columns)
-    if slot is not None and slot.shape == shape and slot.dtype == np.int16:
-        return slot.view(np.int16)
+    if out is not None and out.shape == shape and out.dtype == np.int16:
+        return out.view(np.int16)
     return np.empty(shape, np.int16)
 
 
-def _place(hu: Hounsfield, slot: Hounsfield | None) -> Hounsfield:
-    """Bring HU that were computed elsewhere into the slot, where that changes none of them."""
-    if slot is None or np.may_share_memory(hu, slot):
+def _copy_to_output(hu: Hounsfield, out: Hounsfield | None) -> Hounsfield:
+    """Copy HU that are not in ``out`` yet, if its shape and dtype can hold them exactly."""
+    if out is None or np.may_share_memory(hu, out):
         return hu
-    if hu.shape != slot.shape or not np.can_cast(hu.dtype, slot.dtype):
+    if hu.shape != out.shape or not np.can_cast(hu.dtype, out.dtype):
         return hu
-    slot[...] = hu
-    return slot
+    out[...] = hu
+    return out
 
 
-def _is_plain(found: Scan, header: Header) -> bool:
+def _is_native_16_bit(scanned: Scan, header: Header) -> bool:
     native = header.transfer_syntax in (IMPLICIT, EXPLICIT) and header.bits_allocated == 16
-    return native and found.pixel_length == header.rows * header.columns * 2
+    return native and scanned.pixel_length == header.rows * header.columns * 2
 
 
-def _read_plain(
-    file: HashingReader, block: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None
+def _read_native(
+    file: HashingReader, block: bytes, scanned: Scan, header: Header, name: str, out: Hounsfield | None
 ) -> Pixels:
-    """Uncompressed pixels straight into their place: the end of the block first, then from the file."""
+    """Read uncompressed pixels straight into their array: first from the block, then from the file."""
     expected = header.rows * header.columns * 2
-    there = file.size - found.pixel_start
-    # Asked before room is made, which a damaged header might want to have of gigabytes.
-    if there < expected:
-        raise DicomUnreadable(f"{name} ends after {max(there, 0)} of {expected} bytes of Pixel Data.")
-    pixels = _room(slot, header)
-    room = pixels.reshape(-1).view(np.uint8).data
-    begun = block[found.pixel_start : found.pixel_start + expected]
-    room[: len(begun)] = begun
-    filled = len(begun) + file.read_into(room[len(begun) :])
-    if filled < expected:  # it shrank meanwhile
+    available = file.size - scanned.pixel_start
+    # Checked before allocating: a damaged header may ask for gigabytes.
+    if available < expected:
+        raise DicomUnreadable(f"{name} ends after {max(available, 0)} of {expected} bytes of Pixel Data.")
+    pixels = _pixel_array(out, header)
+    buffer = pixels.reshape(-1).view(np.uint8).data
+    in_block = block[scanned.pixel_start : scanned.pixel_start + expected]
+    buffer[: len(in_block)] = in_block
+    filled = len(in_block) + file.read_into(buffer[len(in_block) :])
+    if filled < expected:  # the file shrank meanwhile
         raise DicomUnreadable(f"{name} ends after {filled} of {expected} bytes of Pixel Data.")
-    file.read()  # what follows the pixels belongs to the digest
+    file.read()  # the digest includes the bytes after the pixels
     return pixels
 
 
-def _decode_fast(content: bytes, found: Scan, header: Header, name: str, slot: Hounsfield | None) -> Pixels:
-    """One JPEG Lossless or JPEG-LS frame; raises Surprise where it is anything else."""
+def _decode_fast(content: bytes, scanned: Scan, header: Header, name: str, out: Hounsfield | None) -> Pixels:
+    """Decode a single JPEG Lossless or JPEG-LS frame; raises NotOnFastPath for any other pixels."""
     decode = _fast_decoder(header)
-    if found.pixel_length is not None:
-        raise Surprise
-    stream = _single_fragment(content, found.pixel_start)
-    if _check_stream(stream, header, name) <= 8:
-        raise Surprise  # such streams decode to uint8
-    pixels = _room(slot, header)
+    if scanned.pixel_length is not None:
+        raise NotOnFastPath
+    stream = single_fragment(content, scanned.pixel_start)
+    if check_stream(stream, header, name) <= 8:
+        raise NotOnFastPath  # such streams decode to uint8
+    pixels = _pixel_array(out, header)
     try:
         decode(stream, out=pixels.view(np.uint16))
     except Exception as error:
@@ -168,105 +153,49 @@ def _fast_decoder(header: Header) -> Callable[..., object]:
         return imagecodecs.jpeg8_decode
     if header.bits_allocated == 16 and header.transfer_syntax in JPEG_LS:
         return imagecodecs.jpegls_decode
-    raise Surprise
+    raise NotOnFastPath
 
 
-def _single_fragment(content: bytes, position: int) -> memoryview:
-    """The one fragment of encapsulated pixels (PS3.5 A.4): an offset table, an item, the end."""
-    try:
-        tag, table = unpack_from("<II", content, position)
-        if tag != _ITEM or table not in (0, 4) or any(content[position + 8 : position + 8 + table]):
-            raise Surprise
-        tag, length = unpack_from("<II", content, position + 8 + table)
-        start = position + 16 + table
-        if tag != _ITEM or unpack_from("<I", content, start + length)[0] != _SEQUENCE_END:
-            raise Surprise
-    except struct.error as error:
-        raise Surprise from error
-    return memoryview(content)[start : start + length]
-
-
-def _check_stream(stream: bytes | memoryview, header: Header, name: str) -> int:
-    """Refuse a JPEG stream that is cut short or is not the header's image; returns its bits a sample."""
-    view = memoryview(stream)
-    if not bytes(view[-4:]).rstrip(b"\0").endswith(_END_OF_IMAGE):
-        raise DecodeFailed(f"{name}: Pixel Data is cut short, its last marker is missing.")
-    try:
-        bits, rows, columns = (_siz if header.transfer_syntax in JPEG_2000 else _start_of_frame)(view)
-    except (struct.error, IndexError) as error:
-        raise DecodeFailed(f"{name}: Pixel Data holds no image header.") from error
-    if (rows, columns) != (header.rows, header.columns):
-        raise DecodeFailed(
-            f"{name}: Pixel Data is {rows}x{columns}, Rows and Columns say {header.rows}x{header.columns}."
-        )
-    if header.signed and bits < header.bits_stored:
-        raise DecodeFailed(
-            f"{name}: Pixel Data has {bits} bits a sample, too few for {header.bits_stored} signed."
-        )
-    return bits
-
-
-def _start_of_frame(stream: memoryview) -> tuple[int, int, int]:
-    """Bits a sample, rows and columns of a JPEG or JPEG-LS stream (ITU-T T.81 B.2.2, T.87 C.2.2)."""
-    position = 2
-    while True:
-        prefix, marker, length = unpack_from(">BBH", stream, position)
-        if prefix != 0xFF:
-            raise IndexError
-        if marker in _START_OF_FRAME:
-            bits, rows, columns = unpack_from(">BHH", stream, position + 4)
-            return bits, rows, columns
-        position += 1 if marker == 0xFF else 2 + length
-
-
-def _siz(stream: memoryview) -> tuple[int, int, int]:
-    """Bits a sample, rows and columns of a JPEG 2000 codestream (ITU-T T.800 A.5.1)."""
-    if bytes(stream[:4]) != b"\xff\x4f\xff\x51":
-        raise IndexError
-    right, bottom, left, top = unpack_from(">IIII", stream, 8)
-    return (stream[42] & 0x7F) + 1, bottom - top, right - left
-
-
-def _plugins(syntax: str) -> tuple[str, ...]:
+def _decoding_plugins(syntax: str) -> tuple[str, ...]:
     """pydicom's decoders for a transfer syntax, in the order they are tried."""
     if syntax in NATIVE:
         return ("",)
     if syntax == RLE:
         return ("pylibjpeg",)
-    # On a damaged JPEG-LS stream pylibjpeg gives wrong pixels; GDCM (CharLS) refuses it.
+    # pylibjpeg decodes a damaged JPEG-LS stream to wrong pixels; GDCM (CharLS) rejects it.
     return ("gdcm",) if syntax in JPEG_LS else ("pylibjpeg", "gdcm")
 
 
-def _decode_with_pydicom(dataset: Any, header: Header, name: str, slot: Hounsfield | None) -> Pixels:
+def _decode_with_pydicom(dataset: Any, header: Header, name: str, out: Hounsfield | None) -> Pixels:
     value, vr = _pixel_data(dataset, header, name)
     decoded = _first_decoded(value, vr, header, name)
     if decoded.shape != (header.rows, header.columns) or decoded.dtype.itemsize > 2:
         raise DecodeFailed(f"{name}: Pixel Data decodes to {decoded.shape} of {decoded.dtype}.")
-    pixels = _room(slot, header)
-    # Bits, not values: uint16 goes through a view of its kind.
+    pixels = _pixel_array(out, header)
+    # Copy bits, not values: unsigned pixels need an unsigned view.
     pixels.view(np.int16 if decoded.dtype.kind == "i" else np.uint16)[...] = decoded
     return pixels
 
 
 def _pixel_data(dataset: Any, header: Header, name: str) -> tuple[bytes, str]:
-    """Raw Pixel Data that is as long, or as whole, as it must be, and its VR."""
+    """Raw Pixel Data and its VR, after a check of its length or of its stream."""
     from pydicom.encaps import get_frame
 
     try:
         element = dataset.get_item(PIXEL_DATA)
         value, vr = bytes(element.value), element.VR or "OW"
     except Exception as error:
-        raise DicomUnreadable(f"{name} holds no Pixel Data.") from error
+        raise DicomUnreadable(f"{name} has no Pixel Data.") from error
     if header.transfer_syntax in NATIVE:
         expected = header.rows * header.columns * header.bits_allocated // 8
         if len(value) not in (expected, expected + expected % 2):
-            raise DecodeFailed(f"{name}: Pixel Data holds {len(value)} bytes, not {expected}.")
+            raise DecodeFailed(f"{name}: Pixel Data has {len(value)} bytes, not {expected}.")
     elif header.transfer_syntax != RLE:
         try:
             stream = get_frame(value, 0, number_of_frames=1)
         except Exception as error:
-            raise DecodeFailed(f"{name}: Pixel Data is not encapsulated as it should be.") from error
-        _check_stream(stream, header, name)
+            raise DecodeFailed(f"{name}: Pixel Data is not correctly encapsulated.") from error
+        check_stream(stream, header, name)
     return value, vr
 
 
@@ -284,10 +213,10 @@ def _first_decoded(value: bytes, vr: str, header: Header, name: str) -> npt.NDAr
         "photometric_interpretation": header.photometric_interpretation,
         "pixel_keyword": "PixelData",
         "pixel_vr": vr,
-        "correct_unused_bits": False,  # `to_hounsfield` looks at them before it drops them
+        "correct_unused_bits": False,  # `to_hounsfield` checks them before it clears them
     }
     causes: list[BaseException] = []
-    for plugin in _plugins(header.transfer_syntax):
+    for plugin in _decoding_plugins(header.transfer_syntax):
         try:
             decoder = get_decoder(header.transfer_syntax)
             decoded: npt.NDArray[Any] = decoder.as_array(value, decoding_plugin=plugin, raw=True, **options)[
@@ -296,7 +225,7 @@ def _first_decoded(value: bytes, vr: str, header: Header, name: str) -> npt.NDAr
             return decoded
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic of pylibjpeg-rle, which is Rust, is no Exception
+        except BaseException as error:  # pylibjpeg-rle is written in Rust: its panic is a BaseException
             causes.append(error)
     kinds = ", ".join(type(cause).__name__ for cause in causes)
     raise DecodeFailed(f"{name}: Pixel Data cannot be decoded ({kinds}).") from causes[0]

@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from spine_etl.dicom.decode import Slice, read_slice
-from spine_etl.dicom.header import MAGIC_END
 from spine_etl.dicom.hounsfield import Hounsfield
+from spine_etl.dicom.scan import MAGIC_END
 from spine_etl.dicom.stack import Stack, stack_slices
 from spine_etl.errors import DicomUnreadable, NoSlices, SourceError
 from spine_etl.source.digest import combine_digests
