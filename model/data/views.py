@@ -7,7 +7,6 @@ HU, int16 or float; masks are the source's uint8 labels. b is the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -16,21 +15,9 @@ from torch.nn.functional import interpolate
 
 from spine_etl.recipe import Recipe
 from spine_etl.settings import StrictModel
+from spine_etl.windows import BONE, CANCELLOUS_BONE, SOFT_TISSUE, Window
 
-
-@dataclass(frozen=True)
-class Window:
-    """A VOI window in HU, as DICOM names it: ``center`` and ``width``."""
-
-    center: float
-    width: float
-
-
-BONE = Window(400, 1800)
-CANCELLOUS = Window(150, 700)
-SOFT = Window(50, 350)
-THREE_WINDOWS = (BONE, CANCELLOUS, SOFT)
-"""All bone, its inside, and the soft tissue around it."""
+THREE_WINDOWS = (BONE, CANCELLOUS_BONE, SOFT_TISSUE)
 
 
 def _odd(number: int) -> int:

@@ -1,7 +1,8 @@
-"""How to train: views, network and stages, each recipe one TOML file beside this one or anywhere.
+"""Training recipes: view, network, augmentation and stages, each recipe a TOML file.
 
-``seed`` is the seeds' own (the CNN alone on slices, then the BiLSTM on the slice probabilities), ``end2end``
-the default (both together, with the competition's weights), ``quick`` the same idea for 2 CPU cores.
+``seed`` follows the baseline notebook (the CNN alone on slices, then the BiLSTM on the slice probabilities),
+``end2end`` is the default (both together, on the competition's loss), ``quick`` is the same idea for 2 CPU
+cores.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Stage(StrictModel):
-    """One training, from what the stage before it left (its best weights).
+    """One training with one objective; it starts from the weights that the stage before it kept.
 
     Parameters
     ----------
     objective
-        ``slices``: the CNN alone, binary cross-entropy of each slice whose label is known. ``sequence``: the
-        BiLSTMs and heads alone on what the CNN, now fixed, says of each slice. ``joint``: all together.
-        The last two minimise the competition's weighted log loss.
+        ``slices``: the CNN alone, on the binary cross-entropy of each slice whose label is known.
+        ``sequence``: the BiLSTMs and heads alone, on the features of the CNN, which is now fixed.
+        ``joint``: all together. The last two minimise the competition's weighted log loss.
     epochs, batch_size
-        ``batch_size`` counts slices for ``slices`` (at most, in a step), else studies; over all ranks.
+        ``batch_size`` counts studies over all ranks; for ``slices``, the most slices in a step.
     optimizer, learning_rate, weight_decay
         Adam's betas and epsilon are (0.9, 0.999, 1e-8).
     schedule
-        ``plateau``: halved after ``patience`` epochs without a better validation loss. ``cosine``: risen over
-        ``warmup`` (a share of all steps), then down to zero along a half cosine.
+        ``plateau``: halved after ``patience`` epochs without a lower validation loss. ``cosine``: rises over
+        ``warmup`` (a share of the stage's samples), then falls to zero along a half cosine.
     studies, positions
-        ``slices``: studies that are read together and their slices shuffled, over all ranks; slices looked
-        at in each vertebra, those of the view by default.
+        ``slices``: number of studies, over all ranks, whose slices are shuffled together; number of slices of
+        each vertebra, by default that of the view.
     negatives
-        ``slices``: unfractured slices for each fractured one, drawn anew each time; all by default.
+        ``slices``: unfractured slices for each fractured one, drawn again for each batch; all by default.
     slice_factor
-        ``joint``: weight of the slices' cross-entropy beside the competition's loss.
+        ``joint``: weight of the slices' cross-entropy, which is added to the competition's loss.
     clip_norm
-        Longest gradient of a step; none by default.
+        Maximum norm of a step's gradient; no limit by default.
     keep
-        Which weights the stage leaves: its ``best`` on the validation studies, or its ``last``.
+        Which weights the stage keeps: those with the ``best`` validation loss, or the ``last`` ones.
     """
 
     objective: Literal["slices", "sequence", "joint"]
@@ -72,16 +73,17 @@ class Stage(StrictModel):
 
 
 class TrainingRecipe(StrictModel):
-    """How to train.
+    """A complete training.
 
     Parameters
     ----------
     bf16
-        Forward passes in bfloat16 on a GPU (autocast); the CPU always computes in float32.
+        Run forward passes in bfloat16 on a GPU (autocast); a CPU always computes in float32.
     validation_share
-        Share of the training folds' studies that choose the weights and the temperature, never trained on.
-    augment
-        What is not named keeps its default.
+        Share of the training folds' studies that are not trained on, but choose the weights and the
+        temperature.
+    seed
+        Of the initial weights, the order of the studies, and augmentation.
     """
 
     name: str
@@ -94,19 +96,19 @@ class TrainingRecipe(StrictModel):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     def scaled(self, epochs_scale: float) -> TrainingRecipe:
-        """The recipe with every stage's epochs and patience times that, at least 1."""
+        """The recipe with every stage's epochs and patience multiplied by that, at least 1."""
 
-        def times(number: int) -> int:
+        def scaled(number: int) -> int:
             return max(1, round(number * epochs_scale))
 
         stages = [
-            stage.model_copy(update={"epochs": times(stage.epochs), "patience": times(stage.patience)})
+            stage.model_copy(update={"epochs": scaled(stage.epochs), "patience": scaled(stage.patience)})
             for stage in self.stages
         ]
         return self.model_copy(update={"stages": tuple(stages)})
 
     def with_stages(self, **fields: int | None) -> TrainingRecipe:
-        """The recipe with those fields (where not None) in every stage."""
+        """The recipe with those fields in every stage, where they are not None."""
         given = {name: value for name, value in fields.items() if value is not None}
         stages = tuple(Stage.model_validate(stage.model_dump() | given) for stage in self.stages)
         return self.model_copy(update={"stages": stages})
@@ -131,7 +133,7 @@ def resolve_recipe(options: TrainOptions) -> TrainingRecipe:
 
 
 def load_recipe(name: str | Path) -> TrainingRecipe:
-    """A training recipe that ships (``end2end``, ``quick``, ``seed``), by name, or a TOML file by its path.
+    """Load a recipe that ships (``end2end``, ``quick``, ``seed``) by name, or any TOML file by its path.
 
     Raises
     ------

@@ -8,9 +8,7 @@ import torch
 
 from model.data.targets import NO_BOX
 from model.data.views import (
-    BONE,
     THREE_WINDOWS,
-    Window,
     at_positions,
     box_marks,
     own_labels,
@@ -21,6 +19,7 @@ from model.data.views import (
 )
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
+from spine_etl.windows import BONE
 
 OWN = torch.tensor([3, 4], dtype=torch.uint8)
 
@@ -41,7 +40,7 @@ def crops(shape: tuple[int, int, int] = (20, 4, 6)) -> tuple[torch.Tensor, torch
 def test_a_window_is_linear_between_its_ends() -> None:
     image = torch.tensor([-1024, -500, 400, 850, 1300, 3000], dtype=torch.int16)
     expected = [0, 0, 0.5, 0.75, 1, 1]  # (HU - 400) / 1800 + 0.5, clipped
-    torch.testing.assert_close(window(image, Window(400, 1800)), torch.tensor(expected))
+    torch.testing.assert_close(window(image, BONE), torch.tensor(expected))
 
 
 def test_three_windows_are_channels() -> None:

@@ -1,4 +1,4 @@
-"""Once its batch norms are measured, a network says of a batch what it said while it trained on it."""
+"""Measured batch norms: a network predicts for a batch what it computed while training on it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ VIEW = ViewSettings(kind="windows", positions=3)
 CPU = torch.device("cpu")
 
 
-def drawn(encoder: str = "resnet18") -> CnnLstm:
-    """A network whose running statistics are far from anything it sees."""
+def untrained(encoder: str = "resnet18") -> CnnLstm:
+    """A network whose running statistics are far from those of its inputs."""
     torch.manual_seed(0)
     network = CnnLstm(NetworkSettings.model_validate({"encoder": encoder, "hidden": 4}), VIEW.channels, 2)
     for name, buffer in network.named_buffers():
@@ -28,19 +28,19 @@ def drawn(encoder: str = "resnet18") -> CnnLstm:
     return network
 
 
-def batches(store: Store, studies: np.ndarray, together: int) -> list[Inputs]:
-    with Batches(store, studies, batch_size=together, shuffle=False) as read:
+def batches(store: Store, studies: np.ndarray, batch_size: int) -> list[Inputs]:
+    with Batches(store, studies, batch_size=batch_size, shuffle=False) as read:
         return [inputs_of(batch, own_labels(store.recipe), VIEW) for batch in read]
 
 
-def test_predictions_are_those_of_the_batch_itself(tiny_store: Store) -> None:
-    """In training a batch norm uses the batch's own moments: measured on that batch, prediction does too."""
-    network, studies = drawn(), np.arange(4)
+def test_predictions_equal_those_in_train_mode(tiny_store: Store) -> None:
+    """In train mode a batch norm uses the batch's own moments; measured on that batch, so does prediction."""
+    network, studies = untrained(), np.arange(4)
     (inputs,) = batches(tiny_store, studies, 4)
     network.train()
     with torch.no_grad():
         trained = network.encode(inputs.views, inputs.located)[1]
-    network = drawn()
+    network = untrained()
     before = {name: value.clone() for name, value in network.named_parameters()}
     measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), studies)
     assert not network.training
@@ -50,8 +50,8 @@ def test_predictions_are_those_of_the_batch_itself(tiny_store: Store) -> None:
     assert all(torch.equal(before[name], value) for name, value in network.named_parameters())
 
 
-def test_batches_weigh_the_same(tiny_store: Store) -> None:
-    network, studies = drawn(), np.arange(8)
+def test_batches_have_equal_weight(tiny_store: Store) -> None:
+    network, studies = untrained(), np.arange(8)
     conv, norm = network.encoder.trunk.conv1, network.encoder.trunk.bn1
     with torch.no_grad():
         moments = [
@@ -64,8 +64,8 @@ def test_batches_weigh_the_same(tiny_store: Store) -> None:
     torch.testing.assert_close(norm.running_var, variance)
 
 
-def test_only_while_measured(tiny_store: Store) -> None:
-    network = drawn("narrow")
+def test_prediction_does_not_change_the_statistics(tiny_store: Store) -> None:
+    network = untrained("narrow")
     measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), np.arange(4))
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     (inputs,) = batches(tiny_store, np.arange(8, 12), 4)
@@ -74,8 +74,8 @@ def test_only_while_measured(tiny_store: Store) -> None:
 
 
 @pytest.mark.parametrize("studies", [1, 5, 12])
-def test_few_studies_are_taken_as_they_are(tiny_store: Store, studies: int) -> None:
-    network, other = drawn("narrow"), drawn("narrow")
+def test_few_studies_give_finite_and_repeatable_statistics(tiny_store: Store, studies: int) -> None:
+    network, other = untrained("narrow"), untrained("narrow")
     measure_batch_norms(Predictor(network, VIEW, tiny_store, CPU), np.arange(studies))
     measure_batch_norms(Predictor(other, VIEW, tiny_store, CPU), np.arange(studies))
 

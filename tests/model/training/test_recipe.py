@@ -1,4 +1,4 @@
-"""The recipes that ship say what they must; a recipe that says more is refused."""
+"""Shipped recipes have their published settings; invalid recipes and options are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_shipped_recipes_load(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-def test_the_seeds_recipe_is_the_seeds() -> None:
+def test_seed_recipe_follows_the_baseline_notebook() -> None:
     recipe = load_recipe("seed")
     slices, sequence = recipe.stages
     assert (slices.objective, sequence.objective) == ("slices", "sequence")
@@ -54,7 +54,7 @@ def test_options_change_the_recipe() -> None:
         ("name = 'x'\nstages = []\nnetwork = {}\nview = {}", "stages"),
     ],
 )
-def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
+def test_invalid_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(RecipeInvalid, match=part):
@@ -66,7 +66,7 @@ def test_a_wrong_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None
 @pytest.mark.parametrize(
     "options", [{"epochs": 0}, {"batch_size": 0}, {"epochs_scale": 0.0}, {"epochs_scale": math.inf}]
 )
-def test_senseless_options_are_refused(options: dict[str, float]) -> None:
+def test_invalid_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(RecipeInvalid):
         resolve_recipe(TrainOptions("", Path(), **options))  # type: ignore[arg-type]
 
@@ -77,11 +77,11 @@ def test_senseless_options_are_refused(options: dict[str, float]) -> None:
         ("augment.rotate", ("noise_hu = 0.0", "rotate = 3.0")),
         ("augment.flip", ("noise_hu = 0.0", "flip = 1.5")),
         ("augment.noise_hu", ("noise_hu = 0.0", "noise_hu = -1.0")),
-        ("augment.scale", ("scale = 0.0", "scale = 1.0")),  # nothing would be left of the picture
+        ("augment.scale", ("scale = 0.0", "scale = 1.0")),  # the image could vanish
         ("view.neighbours", ("neighbours = 3", "neighbours = 4")),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused(tmp_path: Path, part: str, wrong: tuple[str, str]) -> None:
+def test_invalid_setting_is_refused(tmp_path: Path, part: str, wrong: tuple[str, str]) -> None:
     text = (Path(recipes.__file__).parent / "recipes/quick.toml").read_text()
     assert text.count(wrong[0]) == 1
     path = tmp_path / "mine.toml"

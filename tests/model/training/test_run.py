@@ -1,9 +1,10 @@
-"""Training ends where it must, alone or killed, in one process or in two; or it says why it cannot."""
+"""A training ends with the same weights however it is interrupted, and refuses what it cannot do."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,8 +61,8 @@ learning_rate = 1e-3
 slice_factor = 1.0
 clip_norm = 1.0
 """
-SEEDS = """
-name = "tiny-seed"
+TWO_STAGES = """
+name = "tiny-two-stages"
 validation_share = 0.3
 [network]
 encoder = "narrow"
@@ -103,7 +104,7 @@ shuffle = 0
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower in two threads."""
+    """Tensors this small are slower with two threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -122,16 +123,16 @@ def joint(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def seeds(tmp_path: Path) -> str:
-    return recipe(tmp_path, SEEDS)
+def two_stages(tmp_path: Path) -> str:
+    return recipe(tmp_path, TWO_STAGES)
 
 
-def where(store: Store) -> str:
+def location(store: Store) -> str:
     return str(store.location)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl less what the clock says."""
+    """Lines of metrics.jsonl without the measured times."""
     read = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "wait_share")} for line in read]
 
@@ -141,11 +142,11 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+def test_finished_run_has_its_files(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     run = tmp_path / "run"
-    model = run_training(TrainOptions(where(tiny_store), run, recipe=joint, fold=1, device="cpu"))
-    promised = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
-    assert promised <= {path.name for path in run.iterdir()}
+    model = run_training(TrainOptions(location(tiny_store), run, recipe=joint, fold=1, device="cpu"))
+    expected = {"config.json", "model.json", "best.safetensors", "last.pt", "metrics.jsonl"}
+    assert expected <= {path.name for path in run.iterdir()}
     assert list((run / "tensorboard").glob("events*"))
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"]["stages"][0]["epochs"] == 3
@@ -156,10 +157,12 @@ def test_a_run_leaves_what_it_promises(tiny_store: Store, tmp_path: Path, joint:
     assert model.prevalence[2] == pytest.approx(tiny_store.table["patient_overall"][train].mean())
 
 
-@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
-def test_the_kept_weights_batch_norms_are_measured(tiny_store: Store, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", [JOINT.format(dropout=0.3, augment=AUGMENTED), TWO_STAGES], ids=["joint", "two-stages"]
+)
+def test_batch_norms_of_the_kept_weights_are_measured(tiny_store: Store, tmp_path: Path, text: str) -> None:
     run = tmp_path / "run"
-    run_training(TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
+    run_training(TrainOptions(location(tiny_store), run, recipe=recipe(tmp_path, text), fold=1, device="cpu"))
     network, model = load_model(run, tiny_store)
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
     learning, _ = validation_split(tiny_store, split(tiny_store, 1)[0], 0.3)
@@ -185,44 +188,48 @@ def stop_after(steps: int, options: TrainOptions, patch: pytest.MonkeyPatch) -> 
         run_training(options)
 
 
-@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
+@pytest.mark.parametrize(
+    "text", [JOINT.format(dropout=0.3, augment=AUGMENTED), TWO_STAGES], ids=["joint", "two-stages"]
+)
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 7])
-def test_stopped_anywhere_and_resumed_it_ends_the_same(
+def test_resumed_run_ends_with_the_same_weights(
     tiny_store: Store, tmp_path: Path, text: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
     options = TrainOptions(
-        where(tiny_store), whole, recipe=recipe(tmp_path, text), device="cpu", save_every=2
+        location(tiny_store), uninterrupted, recipe=recipe(tmp_path, text), device="cpu", save_every=2
     )
     run_training(options)
     with monkeypatch.context() as patch:
         stop_after(stop_at, replace(options, out=stopped), patch)
-    torch.manual_seed(12345)  # another process would stand elsewhere
+    torch.manual_seed(12345)  # as in a new process
     run_training(replace(options, out=stopped, resume=True))
-    assert same_weights(whole, stopped)
-    assert lines(whole) == lines(stopped)
-    assert (whole / "model.json").read_text() == (stopped / "model.json").read_text()
+    assert same_weights(uninterrupted, stopped)
+    assert lines(uninterrupted) == lines(stopped)
+    assert (uninterrupted / "model.json").read_text() == (stopped / "model.json").read_text()
 
 
-def test_from_the_state_before_the_last_it_ends_the_same_too(
-    tiny_store: Store, tmp_path: Path, seeds: str, monkeypatch: pytest.MonkeyPatch
+def test_run_resumed_from_the_previous_state_ends_with_the_same_weights(
+    tiny_store: Store, tmp_path: Path, two_stages: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a damaged last.pt says to do, where its stage has already replaced the weights it began with."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1000)
+    """As the error for a damaged last.pt advises, in a stage that has replaced its initial weights."""
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    options = TrainOptions(
+        location(tiny_store), uninterrupted, recipe=two_stages, device="cpu", save_every=1000
+    )
     run_training(options)
-    steps = lines(whole)[1]["step"]  # all of the first stage's
+    steps = lines(uninterrupted)[1]["step"]  # steps of the first stage
     stop_after(steps + 3, replace(options, out=stopped), monkeypatch)
     monkeypatch.undo()
     assert [line["stage"] for line in lines(stopped)] == [0, 0, 1]
     (stopped / PREVIOUS).replace(stopped / LAST)
     run_training(replace(options, out=stopped, resume=True))
-    assert same_weights(whole, stopped)
-    assert lines(whole) == lines(stopped)
+    assert same_weights(uninterrupted, stopped)
+    assert lines(uninterrupted) == lines(stopped)
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows, less the clock's."""
+    """TensorBoard's curves without the measured times."""
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     return {
@@ -233,27 +240,27 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 9])
-def test_tensorboard_shows_what_an_undisturbed_run_shows(
-    tiny_store: Store, tmp_path: Path, seeds: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
+def test_tensorboard_of_a_resumed_run_equals_that_of_an_uninterrupted_one(
+    tiny_store: Store, tmp_path: Path, two_stages: str, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    options = TrainOptions(where(tiny_store), whole, recipe=seeds, device="cpu", save_every=1)
+    uninterrupted, stopped = tmp_path / "uninterrupted", tmp_path / "stopped"
+    options = TrainOptions(location(tiny_store), uninterrupted, recipe=two_stages, device="cpu", save_every=1)
     run_training(options)
-    assert [step for step, _ in curves(whole)["stage0/train_loss"]] == [
-        line["step"] for line in lines(whole) if line["stage"] == 0
+    assert [step for step, _ in curves(uninterrupted)["stage0/train_loss"]] == [
+        line["step"] for line in lines(uninterrupted) if line["stage"] == 0
     ]
     stop_after(stop_at, replace(options, out=stopped), monkeypatch)
     monkeypatch.undo()
     run_training(replace(options, out=stopped, resume=True))
-    assert curves(stopped) == curves(whole)
+    assert curves(stopped) == curves(uninterrupted)
 
 
-def test_slow_steps_are_kept_by_the_clock(
+def test_slow_steps_are_saved_by_time(
     tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage_module, "_CHECKPOINT_SECONDS", 0.0)
     run = tmp_path / "run"
-    stop_after(5, TrainOptions(where(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
+    stop_after(5, TrainOptions(location(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
     assert torch.load(run / "last.pt", weights_only=True)["progress"]["step"] == 5
 
 
@@ -268,9 +275,11 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.integration
-def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, joint: str) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = TrainOptions(where(tiny_store), whole, recipe=joint, device="cpu", save_every=1)
+def test_killed_and_resumed_run_ends_with_the_same_weights(
+    tiny_store: Store, tmp_path: Path, joint: str
+) -> None:
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    options = TrainOptions(location(tiny_store), uninterrupted, recipe=joint, device="cpu", save_every=1)
     run_training(options)
     options = replace(options, out=killed)
     process = subprocess.Popen(command(options), env=ONE_THREAD, stdout=subprocess.DEVNULL)
@@ -281,15 +290,66 @@ def test_killed_and_resumed_it_ends_the_same(tiny_store: Store, tmp_path: Path, 
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model.json").exists()
     run_training(replace(options, resume=True))
-    assert same_weights(whole, killed)
-    assert lines(whole) == lines(killed)
+    assert same_weights(uninterrupted, killed)
+    assert lines(uninterrupted) == lines(killed)
+
+
+def test_leftover_files_of_a_killed_run_are_removed(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".last.pt.0123abcd.writing", ".last.previous.pt.writing", "notes.writing"):
+        (run / name).touch()
+    options = TrainOptions(location(tiny_store), run, recipe=joint, epochs=1, device="cpu")
+    run_training(options)
+    assert [path.name for path in run.glob("*.writing")] + [path.name for path in run.glob(".*.writing")] == [
+        "notes.writing"
+    ]
+    (run / ".best.safetensors.0123abcd.writing").touch()
+    run_training(replace(options, resume=True))
+    assert not list(run.glob(".*.writing"))
+
+
+def test_run_started_with_another_soft_tissue_window_is_not_resumed(
+    tiny_store: Store, tmp_path: Path, two_stages: str
+) -> None:
+    options = TrainOptions(location(tiny_store), tmp_path / "run", recipe=two_stages, epochs=1, device="cpu")
+    run_training(options)
+    state = torch.load(options.out / LAST, weights_only=True)
+    windows = [[400, 1800], [150, 700], [50, 350]]
+    torch.save({**state, "identity": {**state["identity"], "windows": windows}}, options.out / LAST)
+    with pytest.raises(CheckpointInvalid, match=r"windows\[2\]\[0\] 50, not 40"):
+        run_training(replace(options, resume=True))
+    old = {name: value for name, value in state["identity"].items() if name != "windows"}
+    torch.save({**state, "identity": old}, options.out / LAST)
+    with pytest.raises(CheckpointInvalid, match="windows None, not"):
+        run_training(replace(options, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("keep", "line"),
+    [
+        (
+            "best",
+            r"joint: keeping the weights of epoch \d, which has the lowest validation loss \(\d\.\d{4}\)",
+        ),
+        ("last", r'joint: keeping the weights of the last epoch, 3, as the recipe asks \(keep = "last"\)'),
+    ],
+)
+def test_log_names_the_epoch_whose_weights_are_kept(
+    tiny_store: Store, tmp_path: Path, joint: str, keep: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(joint).read_text() + f'keep = "{keep}"\n'
+    run_training(
+        TrainOptions(location(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu")
+    )
+    assert re.search(line, capsys.readouterr().out)
 
 
 @pytest.mark.integration
-def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
-    """Global batches, batch norms over both, losses over all weights: one training, but for rounding."""
+def test_two_processes_train_like_one(tiny_store: Store, tmp_path: Path) -> None:
+    """Batches, batch norms and losses are global, so the runs are equal except for rounding."""
     text = recipe(tmp_path, JOINT.format(dropout=0.0, augment=""))
-    options = TrainOptions(where(tiny_store), tmp_path / "one", recipe=text, device="cpu")
+    options = TrainOptions(location(tiny_store), tmp_path / "one", recipe=text, device="cpu")
     run_training(options)
     two = replace(options, out=tmp_path / "two")
     starter = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
@@ -303,13 +363,13 @@ def test_two_processes_are_one(tiny_store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_only_the_first_process_sees_the_run(tiny_store: Store, tmp_path: Path) -> None:
-    """Two nodes without a common disk: weights pass from stage to stage, and a resumed run goes on, by the
-    first one's folder alone."""
-    text = SEEDS.replace("epochs = 2", 'epochs = 2\nkeep = "last"')
-    named = {"--store": where(tiny_store), "--recipe": recipe(tmp_path, text), "--device": "cpu"}
+def test_only_rank_0_needs_the_run_folder(tiny_store: Store, tmp_path: Path) -> None:
+    """Two nodes without a shared disk: the folder of rank 0 alone carries weights from stage to stage and
+    the state to resume from."""
+    text = TWO_STAGES.replace("epochs = 2", 'epochs = 2\nkeep = "last"')
+    named = {"--store": location(tiny_store), "--recipe": recipe(tmp_path, text), "--device": "cpu"}
     flags = [str(part) for pair in named.items() for part in pair]
-    # Each process in a folder of its own, and --out is relative.
+    # Each process runs in its own folder, and --out is relative.
     code = (
         "import os, runpy, pathlib; node = pathlib.Path(os.environ['NODES'], os.environ['RANK']);"
         "node.mkdir(exist_ok=True); os.chdir(node); runpy.run_module('model.train', run_name='__main__')"
@@ -327,40 +387,40 @@ def test_only_the_first_process_sees_the_run(tiny_store: Store, tmp_path: Path) 
         assert not (tmp_path / "1" / "run").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_studies(tiny_store: Store, tmp_path: Path, joint: str) -> None:
+def test_loss_that_is_not_finite_names_the_studies(tiny_store: Store, tmp_path: Path, joint: str) -> None:
     text = Path(joint).read_text().replace("learning_rate = 1e-3", "learning_rate = 1e30")
     run = tmp_path / "run"
     with pytest.raises(LossNotFinite, match=r"studies 1\.0\d\d, 1\.0\d\d"):
         run_training(
-            TrainOptions(where(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1)
+            TrainOptions(location(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu", save_every=1)
         )
     state = torch.load(run / "last.pt", weights_only=True)
-    assert state["progress"]["step"] <= 2  # nothing from after the fault was saved
+    assert state["progress"]["step"] <= 2  # nothing was saved after the fault
 
 
-def test_a_validation_loss_that_is_no_number_ends_it(tiny_store: Store, tmp_path: Path) -> None:
-    """One step an epoch: its own loss is that of the weights before it."""
-    text = SEEDS.replace("batch_size = 12", "batch_size = 1000").replace("rate = 0.01", "rate = 1e30")
+def test_validation_loss_that_is_not_finite_stops_training(tiny_store: Store, tmp_path: Path) -> None:
+    """With one step per epoch, the step's own loss is still that of the initial weights."""
+    text = TWO_STAGES.replace("batch_size = 12", "batch_size = 1000").replace("rate = 0.01", "rate = 1e30")
     with pytest.raises(LossNotFinite, match="validation loss of epoch 1 is nan"):
         run_training(
-            TrainOptions(where(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu")
+            TrainOptions(location(tiny_store), tmp_path / "run", recipe=recipe(tmp_path, text), device="cpu")
         )
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_a_lost_object_names_the_study(
+def test_missing_object_names_the_study(
     tmp_path: Path, build_store: Callable[..., Store], joint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = build_store(tmp_path / "store", 12)
     study = int(np.flatnonzero(store.table["fold"] != 0)[3])
     (tmp_path / "store" / store.arrays["image"].key(int(store.table["row"][study]))).unlink()
     with pytest.raises(ChunkMissing) as caught:
-        run_training(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+        run_training(TrainOptions(location(store), tmp_path / "run", recipe=joint, device="cpu"))
     assert caught.value.study == store.study_uids[study]
 
 
 @pytest.mark.parametrize(
-    ("options", "refusal"),
+    ("options", "error"),
     [
         ({"fold": 7}, FoldInvalid),
         ({"device": "cuda:63"}, DeviceUnavailable),
@@ -369,18 +429,18 @@ def test_a_lost_object_names_the_study(
         ({"weights": Path("absent.pt")}, CheckpointInvalid),
     ],
 )
-def test_what_cannot_be_is_refused(
-    tiny_store: Store, tmp_path: Path, joint: str, options: dict[str, Any], refusal: type[SpineError]
+def test_impossible_options_are_refused(
+    tiny_store: Store, tmp_path: Path, joint: str, options: dict[str, Any], error: type[SpineError]
 ) -> None:
-    known = {"device": "cpu", "recipe": joint, **options}
-    with pytest.raises(refusal):
-        run_training(TrainOptions(where(tiny_store), tmp_path / "run", **known))
+    defaults = {"device": "cpu", "recipe": joint, **options}
+    with pytest.raises(error):
+        run_training(TrainOptions(location(tiny_store), tmp_path / "run", **defaults))
 
 
-def test_a_run_is_not_overwritten_nor_resumed_as_another(
+def test_run_is_neither_overwritten_nor_resumed_with_other_options(
     tiny_store: Store, tmp_path: Path, joint: str, build_store: Callable[..., Store]
 ) -> None:
-    options = TrainOptions(where(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
+    options = TrainOptions(location(tiny_store), tmp_path / "run", recipe=joint, device="cpu", epochs=1)
     run_training(options)
     with pytest.raises(CheckpointInvalid, match="already"):
         run_training(options)
@@ -390,39 +450,41 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(
         run_training(replace(options, resume=True, fold=1))
     other = build_store(tmp_path / "other", 15)
     with pytest.raises(CheckpointInvalid, match="root_digest"):
-        run_training(replace(options, resume=True, store=where(other)))
-    (options.out / LAST).unlink()  # to save space
+        run_training(replace(options, resume=True, store=location(other)))
+    (options.out / LAST).unlink()  # a user may delete it to save space
     with pytest.raises(CheckpointInvalid, match="already"):
         run_training(options)
 
 
-def test_a_run_goes_on_with_the_version_it_began_with(
+def test_run_resumes_with_the_store_version_it_started_with(
     tmp_path: Path, joint: str, build_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The nightly build may have committed another one meanwhile."""
+    """A nightly build may have committed a newer version in the meantime."""
     store = build_store(tmp_path / "store", 12)
-    whole = TrainOptions(where(store), tmp_path / "whole", recipe=joint, device="cpu", save_every=2)
-    run_training(whole)
-    options = replace(whole, out=tmp_path / "run")
+    uninterrupted = TrainOptions(
+        location(store), tmp_path / "uninterrupted", recipe=joint, device="cpu", save_every=2
+    )
+    run_training(uninterrupted)
+    options = replace(uninterrupted, out=tmp_path / "run")
     stop_after(3, options, monkeypatch)
     monkeypatch.undo()
     newer = build_store(tmp_path / "store", 15)
     assert (newer.version, len(newer)) == (2, 15)
     assert run_training(replace(options, resume=True)).version == 1
-    assert same_weights(whole.out, options.out)
+    assert same_weights(uninterrupted.out, options.out)
 
 
-def test_a_fold_without_fractures_is_refused(
+def test_store_without_fractures_is_refused(
     tmp_path: Path, build_store: Callable[..., Store], joint: str
 ) -> None:
-    sound = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
-    store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), sound))
+    unfractured = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
+    store = build_store(tmp_path / "store", 12, dict.fromkeys(range(12), unfractured))
     with pytest.raises(FoldInvalid):
-        run_training(TrainOptions(where(store), tmp_path / "run", recipe=joint, device="cpu"))
+        run_training(TrainOptions(location(store), tmp_path / "run", recipe=joint, device="cpu"))
 
 
 @pytest.mark.integration
-def test_the_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path) -> None:
     importing = (sys.executable, "-X", "importtime", "-m", "model.train", "--help")
     shown = subprocess.run(importing, capture_output=True, text=True, check=True)
     assert "--epochs-scale" in shown.stdout
@@ -436,38 +498,46 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert len(wrong.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
-def test_where_batches_are_in_ancopying_transfer_it_ends_the_same(
+@pytest.mark.parametrize(
+    "text", [JOINT.format(dropout=0.3, augment=AUGMENTED), TWO_STAGES], ids=["joint", "two-stages"]
+)
+def test_batches_copied_to_another_memory_give_the_same_weights(
     tiny_store: Store, tmp_path: Path, text: str, copying_transfer: Callable[[], None]
 ) -> None:
     options = TrainOptions(
-        where(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
+        location(tiny_store), tmp_path / "one", recipe=recipe(tmp_path, text), fold=1, device="cpu"
     )
     run_training(options)
     copying_transfer()
     run_training(replace(options, out=tmp_path / "other"))
     assert same_weights(options.out, tmp_path / "other")
     for run in (options.out, tmp_path / "other"):
-        predict_store(PredictOptions(where(tiny_store), (run,), run / "table.csv", fold=1, device="cpu"))
+        predict_store(PredictOptions(location(tiny_store), (run,), run / "table.csv", fold=1, device="cpu"))
     assert (options.out / "table.csv").read_text() == (tmp_path / "other" / "table.csv").read_text()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: training on one is not tested")
-@pytest.mark.filterwarnings("ignore")  # of the compiler, in torch itself
+@pytest.mark.filterwarnings("ignore")  # from torch's own compiler
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("text", [JOINT.format(dropout=0.3, augment=AUGMENTED), SEEDS], ids=["joint", "seed"])
-def test_what_a_gpu_trained_a_cpu_reads(tiny_store: Store, tmp_path: Path, text: str, compiled: bool) -> None:
+@pytest.mark.parametrize(
+    "text", [JOINT.format(dropout=0.3, augment=AUGMENTED), TWO_STAGES], ids=["joint", "two-stages"]
+)
+def test_cpu_predicts_with_weights_trained_on_a_gpu(
+    tiny_store: Store, tmp_path: Path, text: str, compiled: bool
+) -> None:
     halved = recipe(tmp_path, text.replace("validation_share", "bf16 = true\nvalidation_share"))
     run = tmp_path / "run"
-    run_training(TrainOptions(where(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled))
+    run_training(
+        TrainOptions(location(tiny_store), run, recipe=halved, fold=1, device="cuda", compile=compiled)
+    )
     assert np.isfinite([line["train_loss"] for line in lines(run)]).all()
     tables = []
     for device in ("cuda", "cpu"):
         out = tmp_path / f"{device}.csv"
-        predict_store(PredictOptions(where(tiny_store), (run,), out, fold=1, evaluate=True, device=device))
+        predict_store(PredictOptions(location(tiny_store), (run,), out, fold=1, evaluate=True, device=device))
         tables.append(np.loadtxt(out, delimiter=",", skiprows=1, usecols=1))
     np.testing.assert_allclose(*tables, atol=2e-3)
     explain_study(
-        ExplainOptions(where(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda")
+        ExplainOptions(location(tiny_store), run, tiny_store.study_uids[0], tmp_path / "s.png", device="cuda")
     )
