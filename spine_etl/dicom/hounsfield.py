@@ -32,34 +32,34 @@ def to_hounsfield(pixels: Pixels, header: Header, name: str) -> Hounsfield:
     padding, stored_range = _padding(header), _stored_range(header)
     # A padding value that BitsStored cannot hold is told by the bits above, so it is sought before they go.
     beyond = padding is not None and (padding[0] < stored_range[0] or padding[1] > stored_range[1])
-    padded = _between(_typed(pixels, header), padding) if padding and beyond else None
-    _require_bits_stored(_typed(pixels, header), padding, header, name)
-    stored = _drop_high_bits(pixels, header)
-    if padding and not beyond and not _falls_below_air(padding, header):
-        padded = _between(stored, padding)
-    if padded is None and _shifted_in_place(stored, header):
+    padded = _mask_between(_as_signed_or_unsigned(pixels, header), padding) if padding and beyond else None
+    _require_bits_stored(_as_signed_or_unsigned(pixels, header), padding, header, name)
+    stored = _mask_to_bits_stored(pixels, header)
+    if padding and not beyond and not _padding_is_below_air(padding, header):
+        padded = _mask_between(stored, padding)
+    if padded is None and _add_intercept_in_place(stored, header):
         return pixels
-    return _exactly(stored, padded, pixels, header)
+    return _rescale_in_float64(stored, padded, pixels, header)
 
 
-def _typed(pixels: Pixels, header: Header) -> Stored:
+def _as_signed_or_unsigned(pixels: Pixels, header: Header) -> Stored:
     return pixels if header.signed else pixels.view(np.uint16)
 
 
-def _between(stored: Stored, ends: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _mask_between(stored: Stored, ends: tuple[int, int]) -> npt.NDArray[np.bool_]:
     within: npt.NDArray[np.bool_] = (stored >= ends[0]) & (stored <= ends[1])
     return within
 
 
 def _require_bits_stored(stored: Stored, padding: tuple[int, int] | None, header: Header, name: str) -> None:
     """Refuse values that would wrap: 63536 of 12 bits would be 2096, which is bone."""
-    if header.bits_stored == header.bits_allocated or _fit(stored, header):
+    if header.bits_stored == header.bits_allocated or _fits_bits_stored(stored, header):
         return
-    if padding is None or not _fit(stored[~_between(stored, padding)], header):
+    if padding is None or not _fits_bits_stored(stored[~_mask_between(stored, padding)], header):
         raise HeaderInvalid(f"{name}: pixels exceed BitsStored, which is {header.bits_stored}.")
 
 
-def _fit(stored: Stored, header: Header) -> bool:
+def _fits_bits_stored(stored: Stored, header: Header) -> bool:
     """Whether the bits above BitsStored are the sign of all values or, as some decoders leave them, zero."""
     if not stored.size:
         return True
@@ -69,9 +69,9 @@ def _fit(stored: Stored, header: Header) -> bool:
     return signs or (lowest >= 0 and highest < 1 << header.bits_stored)
 
 
-def _drop_high_bits(pixels: Pixels, header: Header) -> Stored:
+def _mask_to_bits_stored(pixels: Pixels, header: Header) -> Stored:
     """The stored values with the sign they have, in place."""
-    stored, spare = _typed(pixels, header), 16 - header.bits_stored
+    stored, spare = _as_signed_or_unsigned(pixels, header), 16 - header.bits_stored
     if spare and header.signed:
         np.left_shift(stored, spare, out=stored)
         np.right_shift(stored, spare, out=stored)  # arithmetic: it brings the sign down
@@ -96,13 +96,13 @@ def _padding(header: Header) -> tuple[int, int] | None:
     return min(ends), max(ends)
 
 
-def _falls_below_air(padding: tuple[int, int], header: Header) -> bool:
+def _padding_is_below_air(padding: tuple[int, int], header: Header) -> bool:
     """Whether the floor turns all padding into air, so that it need not be sought."""
     in_hu = [end * header.rescale_slope + header.rescale_intercept for end in padding]
     return max(in_hu) <= AIR_HU
 
 
-def _shifted_in_place(stored: Stored, header: Header) -> bool:
+def _add_intercept_in_place(stored: Stored, header: Header) -> bool:
     """The common case, slope 1, in two passes; False, and nothing done, where they would not be exact.
 
     The sum is taken modulo 2**16, which is exact since both ends were brought into range before.
@@ -122,7 +122,7 @@ def _shifted_in_place(stored: Stored, header: Header) -> bool:
     return True
 
 
-def _exactly(
+def _rescale_in_float64(
     stored: Stored, padded: npt.NDArray[np.bool_] | None, pixels: Pixels, header: Header
 ) -> Hounsfield:
     """Every other case, in float64: exact for whole slopes, rounded once for the others."""

@@ -20,7 +20,7 @@ from spine_etl.source.digest import combine_digests
 from spine_etl.source.files import File, Folder, FolderOrAddress, open_source, unchanged_while_reading
 from spine_etl.volume import Volume
 
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 
 
 def read_series(place: FolderOrAddress, *, threads: int | None = None) -> Volume:
@@ -48,13 +48,13 @@ def read_series(place: FolderOrAddress, *, threads: int | None = None) -> Volume
     Raises
     ------
     SourceNotFound
-        If there is no such folder.
+        If the folder does not exist.
     SourceChanged
         If a file is added, taken away or written while the series is read.
     SourceUnreachable
         If the files lie on S3 and it does not answer.
     NoSlices
-        If no DICOM file lies in it.
+        If it contains no DICOM file.
     DicomError
         If a file cannot be read, or the files are not one CT volume: see `spine_etl.dicom.decode` and
         `spine_etl.dicom.stack`.
@@ -68,8 +68,8 @@ def read_series(place: FolderOrAddress, *, threads: int | None = None) -> Volume
 def _read_series(folder: Folder, threads: int) -> Volume:
     files = series_files(folder)
     if not files:
-        raise NoSlices(f"{folder.name} holds no DICOM file.")
-    slices, buffer = _read_all(files, threads)
+        raise NoSlices(f"{folder.name} contains no DICOM file.")
+    slices, buffer = _read_slices(files, threads)
     stack = stack_slices(slices)
     return Volume(
         voxels=_voxels(stack.slices, buffer),
@@ -91,12 +91,12 @@ def series_files(place: FolderOrAddress) -> list[File]:
     Raises
     ------
     SourceNotFound
-        If there is no such folder.
+        If the folder does not exist.
     DicomUnreadable
         If a file cannot be opened to see what it is.
     """
     files = [file for file in open_source(place).files() if not file.name.startswith(".")]
-    return sorted((file for file in files if _is_slice(file)), key=lambda file: _natural(file.name))
+    return sorted((file for file in files if _is_slice(file)), key=lambda file: _natural_sort_key(file.name))
 
 
 def _is_slice(file: File) -> bool:
@@ -106,14 +106,14 @@ def _is_slice(file: File) -> bool:
         with file.open() as content:
             return content.read(MAGIC_END)[128:] == b"DICM"
     except FileNotFoundError:
-        return False  # a link that leads nowhere
+        return False  # a broken link
     except SourceError:
         raise
     except OSError as error:
         raise DicomUnreadable(f"{file.name} cannot be read: {error.strerror}.") from error
 
 
-def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+def _natural_sort_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """A sort key: numbers as numbers, before letters."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
     return [(not digits, int(digits or 0), text) for digits, text in parts], name
@@ -126,10 +126,10 @@ def _file_number(name: str) -> int:
 
 
 def _usable_cores() -> int:
-    return min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    return min(len(os.sched_getaffinity(0)), _MAX_THREADS)
 
 
-def _read_all(files: Sequence[File], threads: int) -> tuple[list[Slice], Hounsfield]:
+def _read_slices(files: Sequence[File], threads: int) -> tuple[list[Slice], Hounsfield]:
     """All slices in file order, each in its slot of one buffer made after the first; or beside it."""
     first = read_slice(files[0])
     buffer: Hounsfield = np.empty((len(files), *first.hu.shape), first.hu.dtype)

@@ -17,10 +17,10 @@ from spine_etl.geometry import FloatArray, Grid
 # through its (rounded) neighbours; nobody can see or use as little.
 _TOLERANCE_MM = 0.01
 # No CT has slices nearer than this; what lies nearer is one slice twice, its position rounded differently.
-_SAME_PLACE_MM = 0.05
-_OFF_LINE_MM = 0.1
+_SAME_POSITION_MM = 0.05
+_MAX_LINE_OFFSET_MM = 0.1
 _COSINE_TOLERANCE = 1e-3  # cosines are written with 6 digits and fewer
-_GAP = 1.9  # one slice that is missing makes a step of 2; real series change from 4 to 7 mm
+_GAP_FACTOR = 1.9  # one slice that is missing makes a step of 2; real series change from 4 to 7 mm
 _OBLIQUE = np.cos(np.pi / 4)
 
 
@@ -104,13 +104,13 @@ def _without_localizers(slices: Sequence[Slice]) -> tuple[list[Slice], list[Drop
     rest = [s for s in slices if s.name not in localizers]
     if not rest:
         raise NoSlices(f"{slices[0].name} and all others are localizer images.")
-    if (across := _lone_across(rest)) is not None:
+    if (across := _find_crossing_slice(rest)) is not None:
         localizers.add(across.name)
         rest.remove(across)
     return rest, [Dropped(s.name, "localizer") for s in slices if s.name in localizers]
 
 
-def _lone_across(slices: Sequence[Slice]) -> Slice | None:
+def _find_crossing_slice(slices: Sequence[Slice]) -> Slice | None:
     """The one slice, among at least four, whose normal is over 45 degrees from that of all the others."""
     normals = _axes(slices)[:, 0]
     alike = (np.abs(normals @ normals.T) >= _OBLIQUE).sum(axis=1)
@@ -135,13 +135,13 @@ def _difference(a: Header, b: Header) -> str | None:
     if (a.rows, a.columns) != (b.rows, b.columns):
         return f"Rows and Columns: {a.rows}x{a.columns} and {b.rows}x{b.columns}"
     voxels, width = max(a.rows, a.columns), max(a.pixel_spacing)
-    if _apart(a.pixel_spacing, b.pixel_spacing) * voxels > _TOLERANCE_MM:
+    if _max_difference(a.pixel_spacing, b.pixel_spacing) * voxels > _TOLERANCE_MM:
         return f"PixelSpacing: {a.pixel_spacing} and {b.pixel_spacing}"
-    apart = _apart(a.image_orientation_patient, b.image_orientation_patient)
+    apart = _max_difference(a.image_orientation_patient, b.image_orientation_patient)
     return f"ImageOrientationPatient, by {apart:.6f}" if apart * voxels * width > _TOLERANCE_MM else None
 
 
-def _apart(a: Sequence[float], b: Sequence[float]) -> float:
+def _max_difference(a: Sequence[float], b: Sequence[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
@@ -151,20 +151,20 @@ def _without_duplicates(slices: Sequence[Slice], normal: FloatArray) -> tuple[li
     kept, *others = sorted(range(len(slices)), key=depths.__getitem__)
     gone: set[int] = set()
     for index in others:
-        if depths[index] - depths[kept] > _SAME_PLACE_MM:
+        if depths[index] - depths[kept] > _SAME_POSITION_MM:
             kept = index
             continue
-        _require_same(slices[kept], slices[index])
+        _require_identical(slices[kept], slices[index])
         gone.add(index)
     rest = [s for i, s in enumerate(slices) if i not in gone]
     return rest, [Dropped(slices[i].name, "duplicate") for i in sorted(gone)]
 
 
-def _require_same(a: Slice, b: Slice) -> None:
+def _require_identical(a: Slice, b: Slice) -> None:
     apart = float(
         np.linalg.norm(np.subtract(a.header.image_position_patient, b.header.image_position_patient))
     )
-    if apart > 2 * _SAME_PLACE_MM:
+    if apart > 2 * _SAME_POSITION_MM:
         raise GeometryInvalid(f"{a.name} and {b.name} lie in one plane, {apart:.3f} mm apart.")
     if not np.array_equal(a.hu, b.hu):
         raise DuplicatePosition(f"{a.name} and {b.name} lie in one place and hold different pixels.")
@@ -181,7 +181,7 @@ def _in_order(slices: list[Slice], normal: FloatArray) -> list[Slice]:
 def _require_no_gap(slices: Sequence[Slice], normal: FloatArray) -> None:
     steps = np.abs(np.diff(_positions(slices) @ normal))
     widest, median = int(steps.argmax()), float(np.median(steps))
-    if steps[widest] > _GAP * median:
+    if steps[widest] > _GAP_FACTOR * median:
         raise SliceGap(
             f"{slices[widest].name} and {slices[widest + 1].name} lie {steps[widest]:.3f} mm apart, "
             f"the median step is {median:.3f} mm."
@@ -228,7 +228,7 @@ def _coordinates(slices: Sequence[Slice], normal: FloatArray) -> tuple[FloatArra
     share[0], share[-1] = 0.0, 1.0
     off = np.linalg.norm(positions - positions[0] - share[:, None] * line, axis=1)
     worst, warnings = int(off.argmax()), []
-    if off[worst] > _OFF_LINE_MM:
+    if off[worst] > _MAX_LINE_OFFSET_MM:
         raise GeometryInvalid(
             f"{slices[worst].name} lies {off[worst]:.3f} mm beside the line from the first slice to the last."
         )
