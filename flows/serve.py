@@ -12,6 +12,7 @@ Exit status: 130 interrupted; 1 it could not start; 2 the command line is wrong.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
 
@@ -29,11 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parameters = build_request(options).flow_parameters()
         with prefect_server() as address:
-            from flows.building.deployment import serve_nightly
+            from flows.building.deployment import deploy_nightly
             from flows.building.flow import build_dataset
 
+            runner = deploy_nightly(build_dataset, parameters, options.cron)
             print_line(f"Serving build-dataset/nightly at {options.cron} (UTC). Runs, and a form: {address}")
-            serve_nightly(build_dataset, parameters, options.cron)
+            asyncio.run(runner.start())
     except SpineError as error:
         print_line(f"error: {error}")
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,8 +27,8 @@ _LEASE_S = 120
 """A run renews its lease while it lives; a killed run blocks others for at most this long."""
 
 
-def serve_nightly(flow: Flow[..., Any], parameters: dict[str, Any], cron: str) -> None:
-    """Deploy a flow as "nightly" on a schedule in UTC, and run it until interrupted."""
+def deploy_nightly(flow: Flow[..., Any], parameters: dict[str, Any], cron: str) -> Runner:
+    """Deploy a flow as "nightly" on a schedule in UTC; start the returned runner to run it."""
     # Deploy by module path: each run then imports the flow in its own process, as a worker's runs do.
     nightly = flow.to_deployment(
         name="nightly",
@@ -40,7 +39,7 @@ def serve_nightly(flow: Flow[..., Any], parameters: dict[str, Any], cron: str) -
     )
     runner = Runner(limit=1, pause_on_shutdown=True)
     runner.add_deployment(cast(RunnerDeployment, nightly))
-    asyncio.run(runner.start())
+    return runner
 
 
 @contextmanager
