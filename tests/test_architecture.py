@@ -1,25 +1,91 @@
-"""Imports go one way. Each arrow that is not drawn here is a fault."""
+"""The structure of the packages: imports run in one direction, and no file or folder grows past its limit."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STAGES = {"dicom", "nifti", "resample", "segmentation", "crops", "boxes"}
-FOUNDATIONS = {
-    "errors", "geometry", "volume", "settings", "atomic", "windows", "recipe", "source", "s3", "jit",
+
+VALUES = {"errors", "geometry", "volume", "settings", "recipe"}
+STAGES = {"dicom", "nifti", "segmentation", "crops", "boxes", "resample"}
+PIPELINE = VALUES | STAGES | {"source", "store", "localization"}
+
+SPINE_ETL: Mapping[str, set[str]] = {
+    "errors": set(),
+    "geometry": set(),
+    "atomic": set(),
+    "jit": set(),
+    "s3": set(),
+    "settings": {"errors"},
+    "volume": {"geometry"},
+    "recipe": {"errors", "settings"},
+    "windows": {"errors", "volume"},
+    "source": {"errors", "volume", "s3"},
+    "localization": {"recipe"},
+    # Stages never import each other: they meet in the pipeline.
+    **{stage: VALUES | {"source", "jit"} for stage in STAGES},
+    "store": VALUES | {"atomic", "s3"},
+    "study_record": PIPELINE,
+    "pipeline": PIPELINE | {"study_record"},
+    "report": PIPELINE | {"windows"},
+    "phantom": VALUES,
+    "commands": PIPELINE | {"pipeline", "report", "phantom", "windows"},
+    "__main__": {"commands", "errors"},
+    "__init__": PIPELINE | {"pipeline"},
+}
+"""Which rooms of spine_etl each room may import; a room is a module or a folder of its top level."""
+
+MODEL: Mapping[str, set[str]] = {
+    "__init__": set(),
+    "cli": set(),
+    "options": set(),
+    "output": set(),
+    "device": set(),
+    "distributed": {"device"},
+    "data": {"device"},
+    "networks": {"data", "distributed"},
+    "inference": {"data", "networks", "device", "distributed", "options", "output"},
+    "training": {"inference", "data", "networks", "device", "distributed", "options", "output"},
+    "localizer": {"training", "inference", "data", "networks", "device", "options", "output"},
+    "train": {"training", "cli", "options"},
+    "predict": {"inference", "cli", "options"},
+    "explain": {"inference", "cli", "options"},
+    "localize": {"localizer", "cli", "options"},
+}
+
+FLOWS: Mapping[str, set[str]] = {
+    "__init__": set(),
+    "console": set(),
+    "prefect_server": {"console"},
+    "building": {"console", "prefect_server"},
+    "cli": {"building", "console"},
+    "build_dataset": {"building", "cli", "console", "prefect_server"},
+    "bootstrap": {"building", "cli", "console", "prefect_server"},
+    "serve": {"building", "cli", "console", "prefect_server"},
+}
+
+PACKAGES = {"spine_etl": SPINE_ETL, "model": MODEL, "flows": FLOWS}
+MODEL_READS = {
+    "store", "recipe", "geometry", "volume", "errors", "settings", "atomic", "windows", "localization",
 }  # fmt: skip
-STORE_NEEDS = FOUNDATIONS - {"source", "jit"}
+FLOWS_USE_OF_MODEL = {"model.localizer", "model.options"}
+READER_NEEDS = {"numpy", "zarr", "numcodecs", "google_crc32c", "pydantic", "spine_etl"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it the import stands."""
+    """Every module that a file imports, at its top, in a function or for type checking."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -29,63 +95,79 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def files(package: str) -> list[Path]:
-    found = sorted((ROOT / package).rglob("*.py"))
-    assert found or package == "model"
-    return found
+def exists(module: str) -> bool:
+    path = ROOT / module.replace(".", "/")
+    return path.with_suffix(".py").is_file() or path.is_dir()
 
 
-def room(name: str) -> list[Path]:
-    """The files of a room of spine_etl: a module, or a package."""
-    place = ROOT / "spine_etl" / name
-    return sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+def room_of(path: Path) -> str:
+    """The module or folder of a package's top level that a file belongs to."""
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
 
 
-def rooms(path: Path) -> set[str]:
-    """The rooms of spine_etl that a file imports."""
-    named = {name.split(".")[1] for name in imports(path) if name.startswith("spine_etl.")}
-    return {
-        name
-        for name in named
-        if (ROOT / "spine_etl" / name).is_dir() or (ROOT / f"spine_etl/{name}.py").is_file()
+def rooms_imported(path: Path, package: str) -> set[str]:
+    named = {name for name in imports(path) if name.startswith(f"{package}.")}
+    return {name.split(".")[1] for name in named if exists(".".join(name.split(".")[:2]))}
+
+
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [(package, path) for package in PACKAGES for path in modules(package)],
+    ids=lambda value: str(value.relative_to(ROOT)) if isinstance(value, Path) else value,
+)
+def test_a_room_imports_only_rooms_below_it(package: str, path: Path) -> None:
+    allowed = PACKAGES[package]
+    room = room_of(path)
+    assert rooms_imported(path, package) <= allowed[room] | {room}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_form_no_circle(package: str) -> None:
+    list(TopologicalSorter(PACKAGES[package]).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_form_no_circle(package: str) -> None:
+    """Within a room too. A package's __init__ only passes names on, so it is no module of its own here."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules(package)}
+    graph = {
+        name: {imported for imported in imports(path) if imported in names and imported != name}
+        for name, path in names.items()
+        if path.name != "__init__.py"
     }
+    list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("path", files("spine_etl"), ids=str)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_is_too_long(package: str) -> None:
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules(package)}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_has_too_many_modules(package: str) -> None:
+    """The top level of spine_etl apart: its modules are the values and stages that all others share."""
+    counts = Counter(path.parent for path in modules(package) if path.name != "__init__.py")
+    del counts[ROOT / "spine_etl"]
+    assert {str(folder): count for folder, count in counts.items() if count > 12} == {}
+
+
+@pytest.mark.parametrize("path", modules("spine_etl"), ids=str)
 def test_spine_etl_imports_neither_flows_nor_model(path: Path) -> None:
     assert not {"flows", "model"} & {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("path", files("model"), ids=str)
-def test_model_knows_the_store_alone(path: Path) -> None:
-    assert "flows" not in {name.split(".")[0] for name in imports(path)}
-    assert rooms(path) <= {
-        "store", "geometry", "errors", "recipe", "settings", "atomic", "windows", "volume", "localization",
-    }  # fmt: skip
-
-    assert not {"pydicom", "nibabel", "prefect", "dask", "distributed"} & {
-        n.split(".")[0] for n in imports(path)
-    }
+@pytest.mark.parametrize("path", modules("model"), ids=str)
+def test_model_reads_the_store_and_never_a_source(path: Path) -> None:
+    assert rooms_imported(path, "spine_etl") <= MODEL_READS
+    outside = {name.split(".")[0] for name in imports(path)}
+    assert not {"flows", "pydicom", "nibabel", "prefect", "dask", "distributed"} & outside
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_stages_never_import_each_other(stage: str) -> None:
-    for path in room(stage):
-        assert rooms(path) <= FOUNDATIONS | {stage}, path.name
-
-
-@pytest.mark.parametrize("name", sorted(FOUNDATIONS))
-def test_foundations_stand_on_foundations(name: str) -> None:
-    for path in room(name):
-        assert rooms(path) <= FOUNDATIONS, path.name
-
-
-def test_the_store_stands_on_foundations() -> None:
-    for path in sorted((ROOT / "spine_etl/store").glob("*.py")):
-        assert rooms(path) <= STORE_NEEDS | {"store"}, path.name
-
-
-READER_NEEDS = {"numpy", "zarr", "numcodecs", "google_crc32c", "pydantic", "spine_etl"}
+@pytest.mark.parametrize("path", modules("flows"), ids=str)
+def test_flows_use_only_the_localizer_of_model(path: Path) -> None:
+    named = {name for name in imports(path) if name.split(".")[0] == "model"}
+    assert {".".join(name.split(".")[:2]) for name in named} <= FLOWS_USE_OF_MODEL
 
 
 def test_reading_a_store_loads_no_decoder_nor_framework() -> None:
