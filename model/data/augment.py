@@ -1,12 +1,11 @@
-"""Augmentation in two steps: draw the parameters, a handful of numbers, then apply them on the device.
+"""Augmentation in two steps: draw the parameters, a few numbers per sample, then apply them on the device.
 
-Every sample's parameters, its noise too, come from its own seed (`Batch.seed`) and from nothing else: neither
-batch size nor rank nor the place where a run was resumed changes what a study is turned into. Mixup alone
-looks at the neighbour in the batch.
+A sample's parameters, and its noise, depend only on its seed (`Batch.seed`), so batch size, rank and resuming
+do not change how a study is augmented. Only mixup also depends on the neighbouring sample in the batch.
 
-In-plane only: the affine turns, scales and shifts each axial slice and leaves z alone, so the labels of
-slices and their positions stay true. A flip mirrors left and right; labels need no swap, since every level
-lies on the midline. Flip and intensity are drawn once for a study, what else there is for each crop.
+The affine is in-plane: it rotates, scales and shifts each axial slice and leaves z unchanged, so the slices'
+labels and positions stay valid. A flip exchanges left and right; labels need no swap, since every level is on
+the midline. Flip and intensity are drawn once per study, all other parameters once per crop.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ _Extent = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """How far augmentation goes. A value of 0 switches its part off.
+    """Strength of each augmentation; 0 switches it off.
 
     Parameters
     ----------
     rotation_degrees, scale, shift
         Uniform between minus and plus this: in-plane angle, relative size, share of the crop's width and
-        height. A shift is of whole voxels: without the other two nothing is interpolated.
+        height. Shifts are rounded to whole voxels, so a shift alone does not interpolate.
     flip
         Probability of a left-right flip.
     gain, offset_hu
@@ -44,13 +43,14 @@ class Settings:
     noise_hu
         Standard deviation of white noise, uniform from 0 to this.
     cutout, cutout_size
-        Probability that a crop loses a rectangle, through all its slices, to air; greatest share of its
-        width and height.
+        Probability that a rectangle of a crop is replaced by air in all slices; the rectangle's largest share
+        of the crop's width and height.
     slide
-        Uniform between minus and plus this: how far a crop's slices move along z, in steps from one to the
-        next.
+        Uniform between minus and plus this: how far a crop's slice positions shift along z, as a share of the
+        distance between two positions.
     shuffle, shuffle_places
-        Probability that a crop's sequence of slices is shuffled locally; no slice moves that many places.
+        Probability that a crop's sequence of slices is shuffled locally; each slice moves by less than this
+        many positions.
     mixup_alpha
         Parameter of the Beta distribution that mixes each sample with its neighbour.
     """
@@ -74,22 +74,22 @@ NONE = Settings(
     rotation_degrees=0, scale=0, shift=0, flip=0, gain=0, offset_hu=0, noise_hu=0, cutout=0, slide=0,
     shuffle=0,
 )  # fmt: skip
-"""Changes nothing."""
+"""No augmentation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AugmentParameters:
-    """What is done to each sample; tensors on the host, since `apply` looks at their values.
+    """How each sample is augmented; tensors on the host, since `apply` branches on their values.
 
     Attributes
     ----------
     rotation_degrees, scale
-        float32 (b, level): content turns by the angle from +x towards +y, then grows by the factor ``scale``.
+        float32 (b, level): the content is rotated from +x towards +y, then enlarged by ``scale``.
     shift
-        float32 (b, level, 2): content then moves by this share of the crop's y and x extent, rounded to
-        whole voxels.
+        float32 (b, level, 2): the content is then shifted by this share of the crop's y and x extent,
+        rounded to whole voxels.
     flip
-        bool (b,): left and right are then exchanged.
+        bool (b,): whether left and right are then exchanged.
     gain, offset_hu
         float32 (b,): HU becomes (HU - air) * gain + air + offset.
     noise_hu
@@ -97,13 +97,13 @@ class AugmentParameters:
     noise_seed
         int64 (b,).
     cutout
-        float32 (b, level, 4): y0, x0, y1, x1 as shares of the crop; empty where both ends are equal.
+        float32 (b, level, 4): y0, x0, y1, x1 as shares of the crop; nothing is cut out if all are 0.
     slide
-        float32 (b, level): for `views.slice_positions`.
+        float32 (b, level): the ``slide`` of `views.slice_positions`.
     order
-        int64 (b, level, position): which slice of the sequence comes to each place.
+        int64 (b, level, position): the index in the sequence of the slice that each position gets.
     mixup
-        float32 (b,): each sample's own share; the rest is the previous one's in the batch.
+        float32 (b,): each sample's share in the mixture; the rest is the previous sample's in the batch.
     """
 
     rotation_degrees: torch.Tensor
@@ -121,9 +121,9 @@ class AugmentParameters:
 
 
 def draw(seeds: torch.Tensor, levels: int, positions: int, settings: Settings) -> AugmentParameters:
-    """Parameters for samples with those seeds (int64 (b,)), crops and slices in a sequence.
+    """Draw the parameters of samples with ``seeds``, int64 (b,); ``positions`` is the slices in a sequence.
 
-    A pure function: the same seed gives the same parameters in any batch.
+    A pure function: a seed gives the same parameters in any batch.
     """
     samples = [_draw_sample(int(seed), levels, positions, settings) for seed in seeds.tolist()]
     return AugmentParameters(
@@ -134,22 +134,22 @@ def draw(seeds: torch.Tensor, levels: int, positions: int, settings: Settings) -
 def _draw_sample(
     seed: int, levels: int, positions: int, settings: Settings
 ) -> dict[str, npt.NDArray[np.generic]]:
-    # Everything is drawn, used or not: switching one part off leaves the others as they were.
+    # Draw everything, used or not, so that switching one augmentation off does not change the others.
     random = np.random.default_rng(seed)
     noise_seed = np.int64(random.integers(2**63))
     flip, share = random.random(2)
     gain, offset = random.uniform(-1, 1, 2)
-    turn, size = random.uniform(-1, 1, (2, levels))
+    angle, size = random.uniform(-1, 1, (2, levels))
     shift = random.uniform(-1, 1, (levels, 2))
-    cut, reorder = random.random((2, levels))
-    order = np.arange(positions) + np.where(reorder < settings.shuffle, settings.shuffle_places, 0)[
+    cut, shuffle = random.random((2, levels))
+    order = np.arange(positions) + np.where(shuffle < settings.shuffle, settings.shuffle_places, 0)[
         :, None
     ] * random.random((levels, positions))
     slide = random.uniform(-1, 1, levels)
     cutout = _rectangles(random.random((levels, 2)), random.random((levels, 2)), settings.cutout_size)
     mixup = random.beta(settings.mixup_alpha, settings.mixup_alpha) if settings.mixup_alpha else 1.0
     values = {
-        "rotation_degrees": turn * settings.rotation_degrees,
+        "rotation_degrees": angle * settings.rotation_degrees,
         "scale": 1 + size * settings.scale,
         "shift": shift * settings.shift,
         "gain": 1 + gain * settings.gain,
@@ -167,18 +167,21 @@ def _draw_sample(
 
 
 def _rectangles(
-    place: npt.NDArray[np.float64], size: npt.NDArray[np.float64], most: float
+    position: npt.NDArray[np.float64], size: npt.NDArray[np.float64], max_size: float
 ) -> npt.NDArray[np.float64]:
-    """(level, 4): rectangles y0, x0, y1, x1 of up to that size that lie inside the unit square."""
-    size = size * most
-    low = place * (1 - size)
+    """(level, 4): rectangles y0, x0, y1, x1 inside the unit square, with sides of at most ``max_size``.
+
+    ``position`` and ``size`` (level, 2) are between 0 and 1.
+    """
+    size = size * max_size
+    low = position * (1 - size)
     return np.concatenate([low, low + size], axis=1)
 
 
 def apply(
     image: torch.Tensor, mask: torch.Tensor, parameters: AugmentParameters
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Affine, flip, intensity, noise and cutout, in that order; the mask takes part in the first two.
+    """Apply affine, flip, intensity, noise and cutout, in that order; only the first two to the mask.
 
     Parameters
     ----------
@@ -192,55 +195,57 @@ def apply(
     Returns
     -------
     image, mask
-        float32 HU (linear interpolation, air beyond the crop) and uint8 (nearest; 0 beyond). The inputs are
-        left as they are; what is not changed may share their memory.
+        float32 HU (linear interpolation, air beyond the crop) and uint8 (nearest neighbour, 0 beyond). The
+        inputs are not modified, but an unchanged output may share their memory.
     """
-    values = image.float() - AIR_HU  # air is zero here, as it is beyond the crop
-    if _warps(parameters):
+    values = image.float() - AIR_HU  # so that the zeros beyond the crop are air
+    if _has_affine(parameters):
         grid = _grid(parameters, image.shape, image.device)
-        values = _sampled(values, grid, "bilinear")
-        mask = _sampled(mask.float(), grid, "nearest").to(torch.uint8)
+        values = _sample(values, grid, "bilinear")
+        mask = _sample(mask.float(), grid, "nearest").to(torch.uint8)
     if parameters.flip.any():
-        flip = _wide(parameters.flip, image)
+        flip = _per_sample(parameters.flip, image)
         values = torch.where(flip, values.flip(-1), values)
         mask = torch.where(flip, mask.flip(-1), mask)
-    values = values.mul_(_wide(parameters.gain, image)).add_(_wide(parameters.offset_hu, image) + AIR_HU)
+    values = values.mul_(_per_sample(parameters.gain, image)).add_(
+        _per_sample(parameters.offset_hu, image) + AIR_HU
+    )
     _add_noise(values, parameters)
     return _cut_out(values, parameters.cutout), mask
 
 
 def shuffle_slices(sequence: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-    """A sequence (b, level, position, ...) in its drawn order; slice labels need the same call."""
+    """Reorder a sequence (b, level, position, ...); also to be called for the slices' labels."""
     order = parameters.order.to(sequence.device)
     b, level = (torch.arange(n, device=sequence.device) for n in sequence.shape[:2])
     return sequence[b[:, None, None], level[:, None], order]
 
 
 def mix(values: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-    """Mixup (Zhang et al. 2018) of float values (b, ...): images and labels alike, each with the previous."""
+    """Mixup (Zhang et al. 2018) of each sample with the previous one; float (b, ...), images or labels."""
     share = parameters.mixup.to(values.device, values.dtype).view(-1, *[1] * (values.ndim - 1))
     return share * values + (1 - share) * values.roll(1, 0)
 
 
-def _wide(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """(b,) on the host to (b, 1, 1, 1, 1) beside the image."""
+def _per_sample(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Reshape (b,) to (b, 1, 1, 1, 1) and move it to the image's device."""
     return values.to(image.device).view(-1, 1, 1, 1, 1)
 
 
-def _warps(parameters: AugmentParameters) -> bool:
-    still = (parameters.rotation_degrees == 0).all() and (parameters.scale == 1).all()
-    return not (bool(still) and bool((parameters.shift == 0).all()))
+def _has_affine(parameters: AugmentParameters) -> bool:
+    rotation, scale, shift = parameters.rotation_degrees, parameters.scale, parameters.shift
+    return bool(rotation.any() or (scale != 1).any() or shift.any())
 
 
 def _grid(parameters: AugmentParameters, shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """(b * level, y, x, 2): where in the input each pixel is read: x, y, -1 to 1 from face to face."""
+    """(b * level, y, x, 2): where each output pixel samples the input: x, y, -1 to 1 between faces."""
     height, width = shape[-2:]
     angle = torch.deg2rad(parameters.rotation_degrees.double()).flatten()
     cosine, sine = torch.cos(angle), torch.sin(angle)
     scale = parameters.scale.double().flatten()
     extent = torch.tensor([height, width], dtype=torch.float64)
     shift_y, shift_x = ((parameters.shift.double() * extent).round() / extent).flatten(0, 1).unbind(-1)
-    # Pixels are square, the crop is not: angles hold in pixels, so shares are scaled by height and width.
+    # Angles are in pixels, which are square; the grid is in shares of the crop, which is not.
     to_x = torch.stack([cosine, sine * height / width], -1) / scale[:, None]
     to_y = torch.stack([-sine * width / height, cosine], -1) / scale[:, None]
     inverse = torch.stack([to_x, to_y], 1)
@@ -249,8 +254,8 @@ def _grid(parameters: AugmentParameters, shape: torch.Size, device: torch.device
     return torch.nn.functional.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
 
 
-def _sampled(values: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    """The slices of a crop are channels: all are read at the same places."""
+def _sample(values: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    """Sample the crops at the grid; a crop's slices are its channels, so all share one grid."""
     sampled = grid_sample(values.flatten(0, 1), grid, mode=mode, padding_mode="zeros", align_corners=False)
     return sampled.view(values.shape)
 

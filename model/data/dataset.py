@@ -1,4 +1,4 @@
-"""Studies of a store as a map-style torch dataset, which any trainer can use as it is."""
+"""Studies of a store as a map-style torch dataset, for any trainer."""
 
 from __future__ import annotations
 

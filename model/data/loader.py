@@ -113,7 +113,15 @@ class Batches:
         world_size: int = 1,
     ) -> None:
         indices = np.asarray(studies, np.int64)
-        self.order = Order(indices, batch_size, seed, shuffle, drop_last, rank, world_size)
+        self.order = Order(
+            indices,
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
         if len(self.order) == 0:
             raise FoldInvalid(
                 f"{len(studies)} studies are too few for a batch of {batch_size} on each of"
@@ -206,7 +214,7 @@ class Batches:
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Resume there: the batches that follow equal those of an uninterrupted run.
+        """Resume from ``state``: the following batches equal those of an uninterrupted run.
 
         Raises
         ------
@@ -270,7 +278,7 @@ class _StudyReader:
         return {"image": image, "mask": torch.empty_like(image, dtype=torch.uint8), **fields}
 
     def read(self, study: int, sample: int, buffers: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Fill that sample of the buffers."""
+        """Fill one sample of the buffers."""
         self.store.image(study, out=buffers["image"][sample])
         self.store.mask(study, out=buffers["mask"][sample])
         for name in TARGET_FIELDS:

@@ -1,4 +1,4 @@
-"""The order of studies in training: shuffled by seed and epoch, divided among the ranks, cut into batches."""
+"""Order of the studies in training: shuffled by seed and epoch, divided among the ranks, cut into batches."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class RankBatch:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The order of the samples, which depends on nothing but the seed and the epoch.
+    """The order of the samples, which depends only on the seed and the epoch.
 
-    Each rank takes every ``world_size``-th study of one permutation, so batch j of all ranks together is
-    batch j of a single process whose batch is ``world_size`` times as large. If the studies do not divide
-    evenly, the first of the permutation are repeated at its end, so that all ranks take the same number of
-    steps. With ``drop_last``, studies that do not fill a batch on every rank are left out of that epoch
-    instead.
+    Each rank takes every ``world_size``-th study of one permutation, so the ranks' batches j together are
+    batch j of a single process whose batch size is ``world_size`` times as large. If the studies do not
+    divide evenly, the first studies of the permutation are repeated at its end, so that all ranks take the
+    same number of steps. With ``drop_last``, studies that do not fill a batch on every rank are left out of
+    that epoch instead.
     """
 
     studies: Indices
@@ -50,7 +50,7 @@ class Order:
     world_size: int
 
     def epoch_studies(self, epoch: int) -> Indices:
-        """This rank's studies in that epoch, in order."""
+        """This rank's studies in an epoch, in order."""
         order = self.studies
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
@@ -63,7 +63,7 @@ class Order:
         return -(-len(self.studies) // self.world_size)
 
     def batches_from(self, epoch: int, position: int) -> Iterator[RankBatch]:
-        """All batches from that position on; endless, since it continues into the next epoch."""
+        """Yield the batches from that position on, without end: the next epochs follow."""
         while True:
             studies = self.epoch_studies(epoch)
             for start in range(position, len(studies), self.batch_size):

@@ -1,4 +1,4 @@
-"""What a network looks at, made on the device from whole crops: windows and the 2.5D stack.
+"""Views of the crops for a network: windows and the 2.5D stack, computed on the device from whole crops.
 
 Pure functions of tensors. Axes are (b, level, z, y, x): z to Superior, y to Posterior, x to Left; images are
 HU, int16 or float; masks are the source's uint8 labels. b is the batch.
@@ -27,15 +27,15 @@ def _odd(number: int) -> int:
 
 
 class ViewSettings(StrictModel):
-    """What the network sees of a vertebra.
+    """How a vertebra is present to the network.
 
     Parameters
     ----------
     kind
-        ``stack``: neighbouring slices in the bone window and the vertebra's own mask as channels (2.5D).
+        ``stack``: neighbouring slices in the bone window, and the vertebra's mask, as channels (2.5D).
         ``windows``: three windows of one slice as channels.
     positions
-        Number of slices, spread evenly over the vertebra's own height.
+        Number of slices, evenly spaced over the vertebra's height.
     neighbours
         Number of slices in a stack, odd.
     size
@@ -53,9 +53,9 @@ class ViewSettings(StrictModel):
 
 
 def window(image: torch.Tensor, setting: Window) -> torch.Tensor:
-    """float32 of the image's shape: 0 at the window's lower end and below, 1 at its upper end and above.
+    """float32 of the image's shape: 0 at and below the window's lower end, 1 at and above its upper end.
 
-    Linear between, as LINEAR_EXACT of DICOM PS3.3 C.11.2.1.3.2.
+    Linear in between, as LINEAR_EXACT of DICOM PS3.3 C.11.2.1.3.2.
     """
     return _window_in_place(image.to(torch.float32, copy=True), setting)
 
@@ -65,36 +65,35 @@ def windows(image: torch.Tensor, settings: Sequence[Window] = THREE_WINDOWS) -> 
     return torch.stack([window(image, setting) for setting in settings], dim=-3)
 
 
-def own_labels(recipe: Recipe, device: torch.device | str = "cpu") -> torch.Tensor:
-    """uint8 (level,): the number that each level has in the masks."""
+def level_labels(recipe: Recipe, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 (level,): the label of each level in the masks."""
     return torch.tensor(list(recipe.levels.values()), dtype=torch.uint8, device=device)
 
 
 def slice_positions(
-    mask: torch.Tensor, own: torch.Tensor, positions: int = 15, slide: torch.Tensor | None = None
+    mask: torch.Tensor, level_labels: torch.Tensor, positions: int = 15, slide: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """int64 (b, level, positions): axial slices spread evenly over each vertebra, from foot to head.
+    """int64 (b, level, positions): z indices evenly spaced over each vertebra, from foot to head.
 
-    The first and the last are the ends of the level's own label (``own``: `own_labels`) along z; those
-    between are rounded to whole slices, so a vertebra of fewer slices repeats some. ``slide`` (b, level)
-    moves them all by that many steps between two of them, though not beyond the ends. -1 where the mask
-    does not hold the label: a level without a crop.
+    The first and the last are the ends of the level's label along z. The others are rounded to whole slices,
+    so a vertebra with fewer slices than ``positions`` repeats some. ``slide`` (b, level) shifts them by that
+    many steps, clipped to the ends. -1 where the mask does not contain the label: a level without a crop.
     """
-    shown = (mask == own[:, None, None, None]).flatten(-2).any(-1)
-    depth = shown.shape[-1]
-    first = shown.int().argmax(-1, keepdim=True)
-    last = depth - 1 - shown.flip(-1).int().argmax(-1, keepdim=True)
+    present = (mask == level_labels[:, None, None, None]).flatten(-2).any(-1)
+    depth = present.shape[-1]
+    first = present.int().argmax(-1, keepdim=True)
+    last = depth - 1 - present.flip(-1).int().argmax(-1, keepdim=True)
     share = torch.linspace(0, 1, positions, device=mask.device)
     if slide is not None:
         share = (share + slide.to(mask.device)[..., None] / max(1, positions - 1)).clamp(0, 1)
     z = (first + (last - first) * share).round().long()
-    return z.masked_fill(~shown.any(-1, keepdim=True), -1)
+    return z.masked_fill(~present.any(-1, keepdim=True), -1)
 
 
 def stack_2_5d(
     image: torch.Tensor,
     mask: torch.Tensor,
-    own: torch.Tensor,
+    level_labels: torch.Tensor,
     z: torch.Tensor,
     *,
     neighbours: int = 5,
@@ -107,28 +106,28 @@ def stack_2_5d(
     ----------
     image, mask
         (b, level, z, y, x): HU and source labels.
-    own
-        `own_labels`.
+    level_labels
+        As returned by `level_labels`.
     z
-        `slice_positions`: (b, level, position).
+        int64 (b, level, position), as returned by `slice_positions`.
     neighbours
-        Slices at each position, odd: the middle one is the position's, the others follow voxel by voxel;
-        beyond the crop its end slice is repeated.
+        Number of adjacent slices at each position, odd; the middle one is at the position. Beyond the crop
+        its end slice is repeated.
     setting
         Window of the image.
     size
-        (y, x) to resize each slice to: bilinear with anti-aliasing, the mask by nearest.
+        (y, x) to resize each slice to: bilinear with anti-aliasing, the mask by nearest neighbour.
 
     Returns
     -------
     Tensor
         float32 (b, level, position, neighbours + 1, y, x): the slices from foot to head in [0, 1], then
-        the middle slice's own mask as 0 or 1. Zeros where z is -1.
+        the vertebra's mask in the middle slice as 0 or 1. Zeros where z is -1.
     """
-    reach = torch.arange(neighbours, device=z.device) - neighbours // 2
-    slices = _take(image, (z[..., None] + reach).clamp(0, image.shape[2] - 1))
-    vertebra = _take(mask, z.clamp(min=0)[..., None]) == own[:, None, None, None, None]
-    # Both are written where they belong at once: on the CPU fresh memory costs more than the arithmetic.
+    offsets = torch.arange(neighbours, device=z.device) - neighbours // 2
+    slices = _take(image, (z[..., None] + offsets).clamp(0, image.shape[2] - 1))
+    vertebra = _take(mask, z.clamp(min=0)[..., None]) == level_labels[:, None, None, None, None]
+    # Both are written into one tensor: on the CPU allocating memory costs more than the arithmetic.
     stack = torch.empty((*z.shape, neighbours + 1, *image.shape[-2:]), device=image.device)
     _window_in_place(stack[..., :neighbours, :, :].copy_(slices), setting)
     stack[..., neighbours:, :, :] = vertebra
@@ -141,11 +140,11 @@ def at_positions(values: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return values.gather(-1, z.clamp(min=0)).masked_fill(z < 0, -1)
 
 
-def box_marks(boxes: torch.Tensor, z: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Where the boxes lie in the slices at positions: uint8 (b, level, position, y, x), 1 within, else 0.
+def rasterize_boxes(boxes: torch.Tensor, z: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """uint8 (b, level, position, y, x): 1 inside the boxes of the slices at positions, else 0.
 
-    ``boxes`` (b, level, z, 4) as `Targets.slice_box`, ``z`` as `slice_positions`, ``shape`` (y, x) of a
-    slice. A voxel that a box touches is within.
+    ``boxes`` is (b, level, z, 4) as `Targets.slice_box`, ``z`` as `slice_positions` returns it, ``shape`` a
+    slice's (y, x). A voxel that a box touches is inside.
     """
     corners = boxes.gather(2, z.clamp(min=0)[..., None].expand(*z.shape, 4))
     y0, x0, y1, x1 = corners[..., None].unbind(-2)
@@ -160,7 +159,7 @@ def _window_in_place(values: torch.Tensor, setting: Window) -> torch.Tensor:
 
 
 def _take(volume: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """Axial slices (b, level, ..., y, x) of (b, level, z, y, x) at indices (b, level, ...)."""
+    """Axial slices (b, level, ..., y, x) of a volume (b, level, z, y, x) at indices (b, level, ...)."""
     b, level, depth = volume.shape[:3]
     crop = torch.arange(b * level, device=z.device).view(b, level, *[1] * (z.ndim - 2))
     slices = volume.flatten(0, 2).index_select(0, (crop * depth + z).flatten())

@@ -10,7 +10,7 @@ import torch
 from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batch, Batches
 from model.data.targets import Indices
-from model.data.views import ViewSettings, own_labels
+from model.data.views import ViewSettings, level_labels
 from model.device import within_memory
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray
@@ -37,7 +37,7 @@ class Predictor:
     def inputs(self, studies: Indices) -> Iterator[tuple[Batch, Inputs]]:
         """Batches of the studies, each with what the network sees of it; valid until the next one."""
         self.network.eval()
-        labels = own_labels(self.store.recipe, self.device)
+        labels = level_labels(self.store.recipe, self.device)
         with (
             within_memory(self.device),
             Batches(

@@ -20,7 +20,7 @@ from model.inference.metrics import FloatArray, auroc, constant_baselines, poole
 from model.inference.predictor import Predictor
 from model.inference.weights import ModelDescription, load_model
 from model.options import PredictOptions
-from model.output import write_atomically
+from model.output import write_file
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
 
@@ -163,7 +163,7 @@ def _write_table(path: Path, uids: Sequence[str], columns: Sequence[str], table:
     for uid, row in zip(uids, table.tolist(), strict=True):
         for column, value in zip(columns, row, strict=True):
             writer.writerow((f"{uid}_{column}", f"{value:.6f}"))
-    write_atomically(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 def _print_score(score: dict[str, Any], as_json: bool) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.data.views import ViewSettings
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
-from model.output import write_atomically
+from model.output import write_file
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.settings import StrictModel
 from spine_etl.store import Store
@@ -65,7 +65,7 @@ class ModelDescription(StrictModel):
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write the network's parameters and buffers as safetensors. Raises OutputUnwritable."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(path, save(tensors))
+    write_file(path, save(tensors))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:

@@ -57,11 +57,11 @@ class CachedBatches:
         self.order = Order(
             np.arange(len(studies), dtype=np.int64),
             batch_size,
-            seed,
-            True,
-            False,
-            ranks.rank,
-            ranks.world_size,
+            seed=seed,
+            shuffle=True,
+            drop_last=False,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
         )
         self.epoch = 0
         self.position = 0

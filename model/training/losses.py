@@ -51,7 +51,7 @@ def slice_term(logits: Tensor, labels: Tensor, factor: float = 1.0) -> Term:
     return Term((losses * known).sum(), known.sum().float(), factor)
 
 
-def evidence_term(evidence: Tensor, labels: Tensor, marks: Tensor) -> Term:
+def evidence_term(evidence: Tensor, labels: Tensor, box_masks: Tensor) -> Term:
     """Cross-entropy of the evidence inside and outside the fracture boxes.
 
     A fractured slice should have evidence inside its box and none outside, any other slice none at all: the
@@ -64,10 +64,10 @@ def evidence_term(evidence: Tensor, labels: Tensor, marks: Tensor) -> Term:
         (n, y, x) logits of `EvidenceEncoder`'s map.
     labels
         (n,): 0, 1 or -1 (unknown).
-    marks
+    box_masks
         (n, any y, any x): 1 inside boxes, else 0.
     """
-    inside_box = adaptive_max_pool2d(marks[:, None].to(evidence.dtype), evidence.shape[-2:])[:, 0] > 0
+    inside_box = adaptive_max_pool2d(box_masks[:, None].to(evidence.dtype), evidence.shape[-2:])[:, 0] > 0
     boxed = (labels > 0) & inside_box.any(dim=(1, 2))
     counted = (labels == 0) | boxed
     lowest = torch.finfo(evidence.dtype).min / 2

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from model.data.inputs import Inputs
 from model.distributed import Ranks, all_reduce_sum
-from model.networks.cnn_lstm import CnnLstm, Encoding
+from model.networks.cnn_lstm import CnnLstm
+from model.networks.encoders import Encoding
 from model.training.cached_features import CachedFeatures
 from model.training.losses import Term, column_term, evidence_term, slice_term
 from model.training.recipe import Stage
@@ -63,14 +64,14 @@ class JointObjective:
 
 
 class SliceInputs(NamedTuple):
-    """Slices with known labels: views (n, channel, y, x), labels (n,) and `Inputs.marks` (n, y, x).
+    """Slices with known labels: views (n, channel, y, x), labels (n,) and `Inputs.box_masks` (n, y, x).
 
     ``kept_negatives`` is the share of the unfractured slices that were not thinned out, a scalar.
     """
 
     views: Tensor
     labels: Tensor
-    marks: Tensor | None
+    box_masks: Tensor | None
     kept_negatives: Tensor
 
 
@@ -93,7 +94,7 @@ class SliceObjective:
     def steps(self, inputs: Inputs, seed: int) -> Iterator[SliceInputs]:
         known = inputs.located[..., None] & (inputs.slices >= 0)
         views, labels = inputs.views[known], inputs.slices[known]
-        marks = None if inputs.marks is None else inputs.marks[known]
+        box_masks = None if inputs.box_masks is None else inputs.box_masks[known]
         generator = torch.Generator().manual_seed(seed)
         order = self._thinned(torch.randperm(len(labels), generator=generator).to(labels.device), labels)
         # Thinning removes from the end only: shuffle again, or the last steps would see only fractures.
@@ -102,7 +103,7 @@ class SliceObjective:
             return  # batch norm needs two slices
         kept = _count_negatives(labels[order]) / _count_negatives(labels)
         for part in order.tensor_split(self._step_count(len(order), labels.device)):
-            yield SliceInputs(views[part], labels[part], None if marks is None else marks[part], kept)
+            yield SliceInputs(views[part], labels[part], None if box_masks is None else box_masks[part], kept)
 
     def _thinned(self, order: Tensor, labels: Tensor) -> Tensor:
         """The order without the surplus unfractured slices; as many remain as one step has of them."""
@@ -125,9 +126,9 @@ class SliceObjective:
 
     def terms(self, module: nn.Module, inputs: SliceInputs) -> list[Term]:
         encoding: Encoding = module(inputs.views)
-        if encoding.places is None or inputs.marks is None:
+        if encoding.evidence is None or inputs.box_masks is None:
             return [slice_term(encoding.logits - inputs.kept_negatives.log(), inputs.labels)]
-        return [evidence_term(encoding.places, inputs.labels, inputs.marks)]
+        return [evidence_term(encoding.evidence, inputs.labels, inputs.box_masks)]
 
 
 def _count_negatives(labels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from model.data.inputs import inputs_of
 from model.data.loader import Batches
 from model.data.targets import split, study_labels
-from model.data.views import THREE_WINDOWS, own_labels
+from model.data.views import THREE_WINDOWS, level_labels
 from model.device import choose_device, within_memory
 from model.distributed import (
     Ranks,
@@ -40,7 +40,7 @@ from model.inference.weights import MODEL, WEIGHTS, ModelDescription, load_trunk
 from model.networks.batch_norm import with_joint_batch_norm
 from model.networks.cnn_lstm import CnnLstm
 from model.options import TrainOptions
-from model.output import write_atomically, writing
+from model.output import write_errors, write_file
 from model.training.cached_features import CachedBatch, CachedBatches, CachedFeatures, cache_features
 from model.training.checkpoint import LAST, check_identity, load_last, save_last
 from model.training.objectives import build_objective
@@ -162,14 +162,14 @@ class _TrainingRun:
             raise CheckpointInvalid(
                 f"{self.run.name} already has a run.", action="Add --resume, or name another --out."
             )
-        with writing(self.run):
+        with write_errors(self.run):
             for leftover in self.run.glob(f".*{TEMPORARY_SUFFIX}"):  # a killed run's unfinished files
                 leftover.unlink()
         if not self.resumed:
             options = {name: str(value) if isinstance(value, Path) else value
                        for name, value in asdict(self.options).items()}  # fmt: skip
             config = {**self._identity(), "options": options}
-            write_atomically(self.run / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+            write_file(self.run / _CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
     def _train_stage(self, index: int, stage: Stage, state: dict[str, Any] | None, log: RunLog) -> None:
         if state:
@@ -222,8 +222,8 @@ class _TrainingRun:
             self.store, self.learning, batch_size=max(1, studies // world), device=self.device,
             seed=seed, rank=self.ranks.rank, world_size=world,
         )  # fmt: skip
-        labels = own_labels(self.store.recipe, self.device)
-        inputs = partial(inputs_of, own=labels, view=view, augment=self.recipe.augment)
+        labels = level_labels(self.store.recipe, self.device)
+        inputs = partial(inputs_of, level_labels=labels, view=view, augment=self.recipe.augment)
         slices = stage.objective == "slices"
         return source, inputs, self.validation.slice_loss if slices else self.validation.column_loss
 
@@ -255,7 +255,7 @@ class _TrainingRun:
             weighted_prevalence=baselines["weighted_prevalence"].tolist(),
         )
         if self.ranks.is_main:
-            write_atomically(self.run / MODEL, (model.model_dump_json(indent=1) + "\n").encode())
+            write_file(self.run / MODEL, (model.model_dump_json(indent=1) + "\n").encode())
         loss = weighted_log_loss(labels, probabilities(logits, temperature))
         constant = np.broadcast_to(baselines["weighted_prevalence"], labels.shape)
         log.message(

@@ -123,6 +123,7 @@ class StageRun:
             for step_inputs in self.objective.steps(self.inputs(batch), int(batch.seed.sum())):
                 self._step(step_inputs, batch.study)
                 self._log_step(epoch)
+            # Not after the last batch: a run resumed from there would skip the epoch's validation.
             if self._checkpoint_is_due() and self.source.epoch == epoch:
                 self.progress.seconds += time.monotonic() - started
                 started = time.monotonic()
@@ -152,6 +153,7 @@ class StageRun:
         self.optimizer.step()
         # Reading a loss waits for the device, so each is read once the next step has been queued.
         self._check_loss()
+        # Cloned because a batch's tensors are only valid until the next batch is requested.
         self._unchecked = (joint_loss, study.clone(), self.progress.step)
         self.progress.step += 1
         self.progress.steps_in_epoch += 1
@@ -197,6 +199,7 @@ class StageRun:
         self.measure_batch_norms()
         loss = broadcast_object(self.validate() if self.ranks.is_main else math.nan, self.ranks)
         if not math.isfinite(loss):
+            # The source is already in the next epoch: its index is this epoch's number, counted from 1.
             raise LossNotFinite(f"the validation loss of epoch {self.source.epoch} is {loss}.")
         if loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_epoch = loss, self.source.epoch - 1
@@ -206,7 +209,7 @@ class StageRun:
 
     def _log_step(self, epoch: int) -> None:
         steps = self.progress.steps_in_epoch
-        mean = self.progress.losses / max(1, steps - 1)
+        mean = self.progress.losses / max(1, steps - 1)  # the last step's loss is not read yet
         self.log.step(
             f"{self.stage.objective} epoch {epoch + 1}/{self.stage.epochs} step {steps}"
             f" loss {mean:.4f} waiting for data {self.source.wait_share():.1%}"

@@ -1,4 +1,4 @@
-"""Labels of studies, levels and slices, and the split by folds, against values worked out by hand."""
+"""Labels of studies, levels and slices, and the split by folds, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_unusable_folds_are_refused(tmp_path: Path, build_store: Build) -> None:
     with pytest.raises(FoldInvalid, match="folds 0 to 2"):
         split(store, 3)
     negative = {"fracture": {"C1": 0, "C2": 0, "patient_overall": 0}}
-    alone = build_store(tmp_path / "alone", 6, {3: negative, 5: negative})
-    home = int(alone.table["fold"][1])
-    with pytest.raises(FoldInvalid, match=f"training set beside fold {home}"):
-        split(alone, home)
-    with pytest.raises(FoldInvalid, match=f"fold {(home + 1) % 3} holds no fractured study among"):
-        split(alone, (home + 1) % 3)
+    one_fractured = build_store(tmp_path / "one", 6, {3: negative, 5: negative})
+    its_fold = int(one_fractured.table["fold"][1])
+    with pytest.raises(FoldInvalid, match=f"training set for fold {its_fold}"):
+        split(one_fractured, its_fold)
+    with pytest.raises(FoldInvalid, match=f"fold {(its_fold + 1) % 3} has no fractured study among"):
+        split(one_fractured, (its_fold + 1) % 3)
 
 
 def test_labels_are_levels_then_patient(tmp_path: Path, build_store: Build) -> None:
@@ -76,9 +76,9 @@ def test_slice_labels_from_boxes(tmp_path: Path, build_store: Build) -> None:
         tmp_path,
         7,
         {
-            # From the face between slices 1 and 2 to the middle of 3; C2 has no box of its own.
+            # From the face between slices 1 and 2 to the middle of 3; C2 has no box.
             0: {"fracture": both, "boxes": (box("C1", C1=(1.5, 3.0), C2=(-2.0, 0.4)),)},
-            # The label says that C2 is whole, whatever reaches into its crop or is said to be its box.
+            # C2 is labelled unfractured, so a box in its crop, even one assigned to it, does not count.
             1: {
                 "fracture": only_first,
                 "boxes": (box("C1", C1=(4.9, 9.0), C2=(0.0, 1.0)), box("C2", C2=(2, 3))),
@@ -113,7 +113,7 @@ def test_slice_boxes_enclose_all_boxes_of_a_slice(tmp_path: Path, build_store: B
     boxes = (at(0.6, 1, 2, 2.4, 3, 4), at(1.6, 2, 1, 3.4, 5, 3))
     store = build_store(tmp_path, 3, {0: {"fracture": only_first, "boxes": boxes}})
     first, second, both = (1, 2, 3, 4), (2, 1, 5, 3), (1, 1, 5, 4)
-    found = Targets(store).slice_box
-    assert found[0, 0].tolist() == [list(b) for b in (NO_BOX, first, both, second, NO_BOX, NO_BOX)]
-    assert (found[0, 1] == NO_BOX).all()
-    assert (found[1:] == NO_BOX).all()
+    slice_box = Targets(store).slice_box
+    assert slice_box[0, 0].tolist() == [list(b) for b in (NO_BOX, first, both, second, NO_BOX, NO_BOX)]
+    assert (slice_box[0, 1] == NO_BOX).all()
+    assert (slice_box[1:] == NO_BOX).all()

@@ -14,7 +14,7 @@ import torch
 
 from model.data.inputs import inputs_of
 from model.data.loader import Batches
-from model.data.views import ViewSettings, own_labels
+from model.data.views import ViewSettings, level_labels
 from model.inference.calibration import probabilities
 from model.inference.explanation import explain_study
 from model.inference.metrics import weighted_log_loss
@@ -43,7 +43,7 @@ def predicted_alone(run: Path, store: Store, study: int) -> list[float]:
     """The study's probabilities, computed without other studies."""
     network, model = load_model(run, store)
     with Batches(store, [study], batch_size=1, shuffle=False) as batches, torch.no_grad():
-        inputs = inputs_of(next(iter(batches)), own_labels(store.recipe), VIEW)
+        inputs = inputs_of(next(iter(batches)), level_labels(store.recipe), VIEW)
         logits = network(inputs.views, inputs.located).columns[0].numpy()
     row: list[float] = probabilities(logits, model.temperature).tolist()
     return row

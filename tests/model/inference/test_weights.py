@@ -19,7 +19,8 @@ from model.inference.weights import (
     load_weights,
     save_weights,
 )
-from model.networks.cnn_lstm import CnnLstm, NetworkSettings, narrow_trunk, resnet_trunk
+from model.networks.cnn_lstm import CnnLstm, NetworkSettings
+from model.networks.encoders import narrow_trunk, resnet_trunk
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.store import Store
 

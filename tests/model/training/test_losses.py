@@ -34,11 +34,11 @@ def test_sums_of_partial_batches_add_up() -> None:
 
 def test_evidence_is_raised_inside_the_box_and_lowered_outside() -> None:
     evidence = torch.tensor([[[2.0, -1.0], [0.5, -3.0]]]).repeat(4, 1, 1).requires_grad_()
-    marks = torch.zeros(4, 4, 4, dtype=torch.uint8)
-    marks[0, 0, 3] = 1  # in the map's pixel (0, 1)
-    marks[2] = 1
+    box_masks = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    box_masks[0, 0, 3] = 1  # in the map's pixel (0, 1)
+    box_masks[2] = 1
     labels = torch.tensor([1.0, 0.0, -1.0, 1.0])  # no box of the last slice is visible
-    total, weight, _ = evidence_term(evidence, labels, marks)
+    total, weight, _ = evidence_term(evidence, labels, box_masks)
     fractured = np.log1p(np.exp(1.0)) + np.log1p(np.exp(2.0))  # -1 inside the box, 2 outside
     assert float(total.detach()) == pytest.approx(fractured + np.log1p(np.exp(2.0)))
     assert float(weight) == 2
@@ -51,8 +51,8 @@ def test_evidence_is_raised_inside_the_box_and_lowered_outside() -> None:
 
 
 def test_box_that_fills_the_slice_leaves_no_outside() -> None:
-    marks = torch.ones(1, 8, 8, dtype=torch.uint8)
-    total, weight, _ = evidence_term(torch.full((1, 2, 2), 1.5), torch.ones(1), marks)
+    box_masks = torch.ones(1, 8, 8, dtype=torch.uint8)
+    total, weight, _ = evidence_term(torch.full((1, 2, 2), 1.5), torch.ones(1), box_masks)
     assert float(total) == pytest.approx(np.log1p(np.exp(-1.5)))
     assert float(weight) == 1
 

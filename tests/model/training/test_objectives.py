@@ -9,7 +9,8 @@ import torch
 
 from model.data.inputs import Inputs
 from model.distributed import Ranks
-from model.networks.cnn_lstm import CnnLstm, Encoding, NetworkSettings
+from model.networks.cnn_lstm import CnnLstm, NetworkSettings
+from model.networks.encoders import Encoding
 from model.training.losses import evidence_term, slice_term
 from model.training.objectives import JointObjective, SliceObjective
 from model.training.recipe import Stage
@@ -26,8 +27,8 @@ def inputs() -> Inputs:
     located = torch.tensor([[True, True], [False, True]])
     views = number[..., None, None, None].expand(2, 2, 4, 1, 8, 8).contiguous()
     known = torch.ones(2, 3, dtype=torch.bool)
-    marks = (number[..., None, None] * torch.ones(8, 8)).to(torch.uint8)
-    return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long(), marks)
+    box_masks = (number[..., None, None] * torch.ones(8, 8)).to(torch.uint8)
+    return Inputs(views, located, torch.zeros(2, 3), known, slices, torch.zeros(2, 2, 4).long(), box_masks)
 
 
 def many() -> Inputs:
@@ -35,7 +36,7 @@ def many() -> Inputs:
     few = inputs()
     slices = torch.zeros(2, 2, 400)
     slices[0, 0, ::10] = 1
-    wide = {name: getattr(few, name)[:, :, :1].repeat_interleave(400, 2) for name in ("views", "marks")}
+    wide = {name: getattr(few, name)[:, :, :1].repeat_interleave(400, 2) for name in ("views", "box_masks")}
     return Inputs(**{**vars(few), **wide, "slices": slices})
 
 
@@ -55,8 +56,8 @@ def test_each_known_slice_is_trained_on_once() -> None:
     }
     assert label_of_slice == {0: 1, 1: 1, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0}
     for step in steps:
-        assert step.marks is not None
-        assert torch.equal(step.marks[:, 0, 0].float(), step.views[:, 0, 0, 0])
+        assert step.box_masks is not None
+        assert torch.equal(step.box_masks[:, 0, 0].float(), step.views[:, 0, 0, 0])
 
 
 def test_order_depends_on_the_seed() -> None:
@@ -138,14 +139,14 @@ def test_boxes_are_used_if_there_is_an_evidence_map_and_no_mixing() -> None:
     objective = SliceObjective(net, STAGE, Ranks())
     step = next(objective.steps(inputs(), 1))
     encoding = net.encoder(step.views)
-    (with_marks,) = objective.terms(net.encoder, step)
-    assert step.marks is not None
+    (with_boxes,) = objective.terms(net.encoder, step)
+    assert step.box_masks is not None
     torch.testing.assert_close(
-        with_marks.total, evidence_term(encoding.places, step.labels, step.marks).total
+        with_boxes.total, evidence_term(encoding.evidence, step.labels, step.box_masks).total
     )
-    (without,) = objective.terms(net.encoder, step._replace(marks=None))
+    (without,) = objective.terms(net.encoder, step._replace(box_masks=None))
     torch.testing.assert_close(without.total, slice_term(encoding.logits, step.labels).total)
-    assert not torch.equal(with_marks.total, without.total)
+    assert not torch.equal(with_boxes.total, without.total)
 
 
 def test_slice_objective_does_not_train_the_lstm() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from model.data.inputs import Inputs, inputs_of
 from model.data.loader import Batches
-from model.data.views import ViewSettings, own_labels
+from model.data.views import ViewSettings, level_labels
 from model.inference.predictor import Predictor
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.training.precise_batch_norm import measure_batch_norms
@@ -30,7 +30,7 @@ def untrained(encoder: str = "resnet18") -> CnnLstm:
 
 def batches(store: Store, studies: np.ndarray, batch_size: int) -> list[Inputs]:
     with Batches(store, studies, batch_size=batch_size, shuffle=False) as read:
-        return [inputs_of(batch, own_labels(store.recipe), VIEW) for batch in read]
+        return [inputs_of(batch, level_labels(store.recipe), VIEW) for batch in read]
 
 
 def test_predictions_equal_those_in_train_mode(tiny_store: Store) -> None:
