@@ -1,8 +1,8 @@
-"""Draw what a network saw in a study.
+"""Draw the predictions of a network for a study.
 
     python -m model.explain --store STORE --checkpoint RUN --study UID --out FILE.png
 
-Exit status: 0 drawn; 1 it cannot be done; 2 the command line is wrong; 130 interrupted.
+Exit status: 0 drawn; 1 failed; 2 invalid command line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from model.options import ExplainOptions
 
 
 def explain(options: ExplainOptions) -> None:
-    """Draw as the options say. Raises SpineError."""
+    """Draw one study. Raises SpineError."""
     from model.inference.explanation import explain_study
 
     explain_study(options)

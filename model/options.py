@@ -1,4 +1,4 @@
-"""What the commands can be told, one dataclass each."""
+"""Command-line options: one dataclass for each command; the docstrings are the help texts."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ class TrainOptions:
     """Train the CNN-LSTM on a committed store."""
 
     store: str
-    """The store: a folder or a URL."""
+    """Folder or URL of the store."""
     out: Path
     """Folder of this run: weights, checkpoints, logs."""
     recipe: str = "end2end"
-    """end2end, quick, seed, or a TOML file."""
+    """end2end, quick, seed, or the path of a TOML file."""
     fold: int = 0
-    """The fold that is held out: nothing of it is trained on, nor chosen by."""
+    """Fold to hold out: its studies are used neither to train nor to choose an epoch."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     weights: Path | None = None
-    """Weights for the slice encoder, safetensors or a torch state dict under torchvision's names."""
+    """Initial weights of the slice encoder: safetensors or a torch state dict, with torchvision's names."""
     epochs: int | None = None
-    """Epochs of every stage, instead of the recipe's."""
+    """Number of epochs of every stage; replaces the recipe's."""
     epochs_scale: float = 1.0
-    """Factor on the recipe's epochs and patience."""
+    """Multiply the recipe's epochs and patience by this."""
     batch_size: int | None = None
-    """Batch size of every stage, over all processes, instead of the recipe's."""
+    """Batch size of every stage, over all processes; replaces the recipe's."""
     compile: bool = False
     """Compile the slice encoder (torch.compile)."""
     save_every: int = 200
-    """Optimizer steps between two checkpoints; slow steps are kept every five minutes."""
+    """Save a checkpoint after this many optimizer steps, or after five minutes if that is sooner."""
     resume: bool = False
-    """Go on from the last checkpoint in --out."""
+    """Resume from the last checkpoint in --out."""
     cache: Path | None = None
-    """Folder of this machine that keeps what is read of the store: for a store on S3."""
+    """Local folder in which to cache what is read from the store, for a store on S3."""
 
 
 @dataclass(frozen=True)
@@ -43,74 +43,75 @@ class PredictOptions:
     """Write the competition's submission table; with --evaluate, score a held-out fold."""
 
     store: str
-    """The store: a folder or a URL."""
+    """Folder or URL of the store."""
     checkpoint: tuple[Path, ...]
     """Folders of finished runs; their probabilities are averaged."""
     out: Path
-    """The table to write: row_id,fractured."""
+    """Table to write (CSV: row_id,fractured)."""
     fold: int | None = None
-    """Only the studies of this fold."""
+    """Predict only the studies of this fold."""
     evaluate: bool = False
     """Score the fold against its labels; every run must have held it out."""
     json: bool = False
-    """End with one line of JSON on standard output."""
+    """Print one line of JSON last, on standard output."""
     pictures: Path | None = None
     """With --evaluate: folder for the ROC and reliability curves."""
     cache: Path | None = None
-    """Folder of this machine that keeps what is read of the store: for a store on S3."""
+    """Local folder in which to cache what is read from the store, for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """Draw a study's vertebrae with each slice's probability under them and the true boxes in them."""
+    """Draw a study's vertebrae with each slice's predicted probability and the labelled fracture boxes."""
 
     store: str
-    """The store: a folder or a URL."""
+    """Folder or URL of the store."""
     checkpoint: Path
     """Folder of a finished run."""
     study: str
     """StudyInstanceUID."""
     out: Path
-    """The picture to write (PNG)."""
+    """Picture to write (PNG)."""
     cache: Path | None = None
-    """Folder of this machine that keeps what is read of the store: for a store on S3."""
+    """Local folder in which to cache what is read from the store, for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True)
 class TrainLocalizerOptions:
-    """Train a network for each fold to find C1-C7 in overviews, and what their order is like."""
+    """Train a localizer: for each fold a network that finds C1-C7 in overviews, and a model of their
+    order."""
 
     store: str
-    """The store: a folder or a URL."""
+    """Folder or URL of the store."""
     out: Path
-    """Folder of the localizer; folds that are finished there are left alone."""
+    """Folder of the localizer; folds already finished in it are skipped."""
     fold: int | None = None
-    """Only the network that holds this fold out; all by default."""
+    """Train only the network that holds out this fold; by default all."""
     epochs: int = 40
-    """Times that each study is seen."""
+    """Number of epochs."""
     cache: Path | None = None
-    """Folder of this machine that keeps what is read of the store: for a store on S3."""
+    """Local folder in which to cache what is read from the store, for a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True)
 class ApplyLocalizerOptions:
-    """Localize the studies without a mask; with --evaluate, score those that have one."""
+    """Localize the studies without a mask; with --evaluate, score the localizer on those with one."""
 
     store: str
-    """The store: a folder or a URL."""
+    """Folder or URL of the store."""
     checkpoint: Path
     """Folder of the localizer."""
     out: Path | None = None
-    """The table to write: study, level, centre in LPS millimetres, confidence."""
+    """Table to write (CSV): study, level, centre in LPS millimetres, confidence."""
     evaluate: bool = False
-    """Score every study with a mask by the network that never saw it."""
+    """Score every study with a mask, using the network that held out its fold."""
     json: bool = False
-    """End with one line of JSON on standard output."""
+    """Print one line of JSON last, on standard output."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""

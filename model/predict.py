@@ -3,7 +3,7 @@
     python -m model.predict --store STORE --checkpoint RUN [RUN ...] --out submission.csv
     python -m model.predict --store STORE --checkpoint RUN --out fold0.csv --fold 0 --evaluate [--json]
 
-Exit status: 0 predicted; 1 it cannot be done; 2 the command line is wrong; 130 interrupted.
+Exit status: 0 predicted; 1 failed; 2 invalid command line; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from model.options import PredictOptions
 
 
 def predict(options: PredictOptions) -> None:
-    """Predict as the options say. Raises SpineError."""
+    """Write the submission table, and score it if requested. Raises SpineError."""
     from model.inference.submission import predict_store
 
     predict_store(options)

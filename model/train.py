@@ -3,7 +3,7 @@
     python -m model.train --store STORE --out RUN [--recipe end2end|quick|seed|FILE] [--fold K] [--resume]
     torchrun --nproc-per-node N -m model.train --store STORE --out RUN
 
-Exit status: 0 trained; 1 it cannot go on; 2 the command line is wrong; 130 interrupted (--resume goes on).
+Exit status: 0 trained; 1 failed; 2 invalid command line; 130 interrupted (--resume continues the run).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from model.options import TrainOptions
 
 
 def train(options: TrainOptions) -> None:
-    """Train as the options say. Raises SpineError."""
+    """Train a network. Raises SpineError."""
     from model.training.run import run_training
 
     run_training(options)

@@ -20,7 +20,7 @@ from torch import nn
 
 from model.localizer.level_order import LevelOrder
 from model.localizer.network import FcnSettings, build_fcn
-from model.output import write_atomically
+from model.output import write_file
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.settings import StrictModel
 
@@ -63,8 +63,8 @@ def save_fold(folder: Path, metadata: FoldMetadata, network: nn.Module) -> None:
         If the folder cannot be written.
     """
     weights = save({name: value.cpu().contiguous() for name, value in network.state_dict().items()})
-    write_atomically(folder / _WEIGHTS, weights)
-    write_atomically(folder / _METADATA, (metadata.model_dump_json(indent=1) + "\n").encode())
+    write_file(folder / _WEIGHTS, weights)
+    write_file(folder / _METADATA, (metadata.model_dump_json(indent=1) + "\n").encode())
 
 
 def load_fold(folder: Path, device: torch.device) -> FoldNetwork:

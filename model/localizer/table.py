@@ -12,7 +12,7 @@ from model.localizer.localizer import Localizer
 from model.localizer.network import class_of_label
 from model.localizer.overviews import segmented_studies
 from model.localizer.score import centres
-from model.output import write_atomically
+from model.output import write_file
 from spine_etl.store import Store
 
 _HEADER = ("study_uid", "level", "L_mm", "P_mm", "S_mm", "confidence")
@@ -48,4 +48,4 @@ def write_table(path: Path, localizer: Localizer, store: Store) -> None:
             coordinates = [f"{value:.1f}" for value in position_mm]
             confidence = f"{localization.confidence[level]:.3f}"
             writer.writerow((store.study_uids[study], level, *coordinates, confidence))
-    write_atomically(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())

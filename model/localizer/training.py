@@ -19,7 +19,7 @@ from model.localizer.network import FcnSettings, build_fcn, network_input
 from model.localizer.overviews import Overviews, segmented_studies
 from model.localizer.patches import draw_patch
 from model.options import TrainLocalizerOptions
-from model.output import writing
+from model.output import write_errors
 from model.training.schedule import warmup_cosine
 from spine_etl.errors import FoldInvalid, LossNotFinite
 from spine_etl.store import Store, open_store
@@ -49,7 +49,7 @@ def train_localizer(options: TrainLocalizerOptions) -> None:
     if options.fold is not None and options.fold not in range(store.recipe.folds):
         raise FoldInvalid(f"there is no fold {options.fold}: the store has 0 to {store.recipe.folds - 1}.")
     folds = range(store.recipe.folds) if options.fold is None else [options.fold]
-    with writing(options.out):  # fails before the training, not after it
+    with write_errors(options.out):  # fails before the training, not after it
         options.out.mkdir(parents=True, exist_ok=True)
     overviews = Overviews(store, segmented_studies(store))
     for fold in folds:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.output import write_atomically, writing
+from model.output import write_errors, write_file
 from spine_etl.atomic import TEMPORARY_SUFFIX
 from spine_etl.errors import CheckpointInvalid
 
@@ -33,11 +33,11 @@ def save_last(run: Path, state: Mapping[str, Any]) -> None:
     if last.exists():
         # Link, do not rename: a last.pt must exist at every moment.
         link = run / f".{PREVIOUS}{TEMPORARY_SUFFIX}"
-        with writing(run / PREVIOUS):
+        with write_errors(run / PREVIOUS):
             link.unlink(missing_ok=True)
             os.link(last, link)
             link.replace(run / PREVIOUS)
-    write_atomically(last, buffer.getvalue())
+    write_file(last, buffer.getvalue())
 
 
 def load_last(run: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from model.output import write_atomically, writing
+from model.output import write_errors, write_file
 
 METRICS = "metrics.jsonl"
 
@@ -39,9 +39,9 @@ class RunLog:
         self._path = run / METRICS
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _stage_and_epoch(line) < first_epoch]
-        write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
+        write_file(self._path, "".join(f"{line}\n" for line in kept).encode())
         self._tensorboard = run / "tensorboard"
-        with writing(self._tensorboard):
+        with write_errors(self._tensorboard):
             if self._tensorboard.exists():
                 shutil.rmtree(self._tensorboard)
             self._writer: Any = SummaryWriter(str(self._tensorboard))
@@ -63,12 +63,12 @@ class RunLog:
         """Record an epoch's figures: ``stage`` and ``epoch`` (both from 0), ``step``, and more."""
         if not self.enabled:
             return
-        with writing(self._path), self._path.open("a") as file:
+        with write_errors(self._path), self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         self._add_scalars(values)
 
     def _add_scalars(self, values: dict[str, Any]) -> None:
-        with writing(self._tensorboard):
+        with write_errors(self._tensorboard):
             for name, value in values.items():
                 if isinstance(value, float):
                     self._writer.add_scalar(f"stage{values['stage']}/{name}", value, values["step"])
@@ -82,7 +82,7 @@ class RunLog:
     def close(self) -> None:
         if self.enabled:
             self._live.stop()
-            with writing(self._tensorboard):
+            with write_errors(self._tensorboard):
                 self._writer.close()
 
     def __enter__(self) -> RunLog:

@@ -1,4 +1,4 @@
-"""A command ends in one line and a status, whatever stops it."""
+"""A missing package ends a command in one line, with the extra that installs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("command", "absent", "extra"),
+    ("command", "missing", "extra"),
     [
         ("model.train --store none --out run", "tyro", "[model]"),
         ("model.predict --store none --checkpoint run --out table.csv", "torch", "[model]"),
@@ -18,12 +18,12 @@ import pytest
         ("flows.bootstrap --source none --store none --localizer run", "prefect", "[build,model]"),
     ],
 )
-def test_what_is_not_installed_is_named_with_its_extra(command: str, absent: str, extra: str) -> None:
+def test_missing_package_is_reported_with_its_extra(command: str, missing: str, extra: str) -> None:
     module, *options = command.split()
     code = (
-        f"import sys, runpy; sys.modules[{absent!r}] = None; sys.argv = {[module, *options]!r};"
+        f"import sys, runpy; sys.modules[{missing!r}] = None; sys.argv = {[module, *options]!r};"
         f"runpy.run_module({module!r}, run_name='__main__')"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr == f"error: {absent} is not installed: pip install 'spine-etl{extra}'.\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.returncode == 1
+    assert completed.stderr == f"error: {missing} is not installed: pip install 'spine-etl{extra}'.\n"

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a place that cannot be written is refused in one line."""
+"""A failed write leaves the old file and ends in a one-line error, also on a full disk."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from model.output import write_atomically, write_figure
+from model.output import write_figure, write_file
 from spine_etl.errors import OutputUnwritable
 from spine_etl.store import Store
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new folder" / "file"
-    write_atomically(path, b"old")
+    write_file(path, b"old")
 
-    def broken(descriptor: int) -> None:
+    def full_disk(descriptor: int) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("os.fsync", broken)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OutputUnwritable, match="file cannot be written: the disk is full"):
-        write_atomically(path, b"new")
+        write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
 
-def test_a_picture_is_png_or_refused(tmp_path: Path) -> None:
+def test_only_png_pictures_are_written(tmp_path: Path) -> None:
     write_figure(tmp_path / "a.png", Figure())
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputUnwritable, match=r"a\.xyz"):
@@ -42,23 +42,23 @@ def test_a_picture_is_png_or_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KB: less than a run needs."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", mounted]).returncode:
-        pytest.skip("no file system can be mounted here: a full disk is not tested")
-    yield mounted
-    subprocess.run(["umount", mounted], check=True)
+    """A file system of 200 KB, less than a run needs."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", mount_point]).returncode:
+        pytest.skip("cannot mount a file system here, so a full disk is not tested")
+    yield mount_point
+    subprocess.run(["umount", mount_point], check=True)
 
 
 @pytest.mark.integration
-def test_a_training_that_fills_the_disk_says_so(tiny_store: Store, small_disk: Path) -> None:
+def test_training_on_a_full_disk_ends_in_one_line(tiny_store: Store, small_disk: Path) -> None:
     options = ["--store", str(tiny_store.location), "--out", str(small_disk / "run"), "--device", "cpu"]
     command = [sys.executable, "-m", "model.train", *options, "--recipe", "quick"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    said = ended.stderr.strip().splitlines()
-    assert len(said) == 1, ended.stderr
-    assert said[0].startswith("error: [OUTPUT_UNWRITABLE]")
-    assert "No space left on device" in said[0]
+    completed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert completed.returncode == 1
+    lines = completed.stderr.strip().splitlines()
+    assert len(lines) == 1, completed.stderr
+    assert lines[0].startswith("error: [OUTPUT_UNWRITABLE]")
+    assert "No space left on device" in lines[0]
