@@ -207,9 +207,8 @@ def apply(
         flip = _per_sample(parameters.flip, image)
         values = torch.where(flip, values.flip(-1), values)
         mask = torch.where(flip, mask.flip(-1), mask)
-    values = values.mul_(_per_sample(parameters.gain, image)).add_(
-        _per_sample(parameters.offset_hu, image) + AIR_HU
-    )
+    gain, offset_hu = _per_sample(parameters.gain, image), _per_sample(parameters.offset_hu, image)
+    values = values.mul_(gain).add_(offset_hu + AIR_HU)
     _add_noise(values, parameters)
     return _cut_out(values, parameters.cutout), mask
 

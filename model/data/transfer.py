@@ -172,9 +172,9 @@ class _CudaBuffers:
 class _CudaWaitClock(WaitClock):
     """Measures how long the device is idle between the end of earlier work and a batch's arrival.
 
-    The host runs ahead of the device, so the host's own waiting says little. Two events on the consumer's
-    stream measure it: the first passes when all earlier work is done, the second when the copy has arrived
-    as well.
+    The host runs ahead of the device, so the host's waiting time does not measure this. Two events on the
+    consumer's stream do: the first passes when all earlier work is done, the second when the copy has
+    arrived as well.
     """
 
     def __init__(self, device: torch.device) -> None:

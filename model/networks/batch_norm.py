@@ -12,9 +12,9 @@ from model.distributed import Ranks
 
 
 def with_joint_batch_norm(module: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
-    """Replace the module's batch norms, in place, by ones over all ranks.
+    """Replace the module's batch norms, in place, with batch norms over the samples of all ranks.
 
-    torch's own needs a GPU; on the CPU it is `JointBatchNorm`.
+    torch's `SyncBatchNorm` needs a GPU; on the CPU `JointBatchNorm` takes its place.
     """
     if ranks.world_size == 1:
         return module

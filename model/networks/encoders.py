@@ -1,8 +1,8 @@
 """Slice encoders: the CNNs that turn axial slices into 32 features and a fracture logit each.
 
-The project started from the public baseline notebooks of the RSNA 2022 competition: a ResNet-34 classifies
-single slices, then a BiLSTM classifies each vertebra from the slice probabilities. They are "the baseline" in
-this package; the recipe ``seed`` follows them.
+The baseline in this package is the baseline notebook: the public notebooks of the RSNA 2022 competition that
+the project started from. In them a ResNet-34 classifies single slices, then a BiLSTM classifies vertebrae
+from the slice probabilities. The recipe ``seed`` follows it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ def resnet_trunk(encoder: str, channels: int) -> tuple[nn.Module, int]:
     from monai.networks.nets import resnet
 
     network = getattr(resnet, encoder)(pretrained=False, conv1_t_stride=2, **_monai_options(channels))
-    layers = _layers(
-        network, "conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"
-    )
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    layers = _layers(network, "conv1", "bn1", "act", "maxpool", *stages, "avgpool")
     # MONAI's forward fails without slices, which one of several processes may have in a step.
     return nn.Sequential(layers | {"flatten": nn.Flatten()}), 2048 if encoder == "resnet50" else 512
 

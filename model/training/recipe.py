@@ -1,6 +1,6 @@
 """Training recipes: view, network, augmentation and stages, each recipe a TOML file.
 
-``seed`` follows the baseline notebook (the CNN alone on slices, then the BiLSTM on the slice probabilities),
+``seed`` follows the baseline (the CNN alone on slices, then the BiLSTM on the slice probabilities),
 ``end2end`` is the default (both together, on the competition's loss), ``quick`` is the same idea for 2 CPU
 cores.
 """

@@ -1,9 +1,9 @@
-"""Samples a second of the loader beside what others train from, in one run over the same rows.
+"""Throughput of our loaders and of other training file formats, in one run over the same rows.
 
-Every contender delivers shuffled batches of whole studies (image int16, mask uint8, labels), and may use two
-threads or two workers. The peers are read by torch's `DataLoader`, as their documents say; all files are in
-the page cache, which favours those that are not compressed. nnU-Net has workers of its own; here `DataLoader`
-does their work. Seconds depend on the machine, ratios hold: each contender takes its turn in every round.
+Every contender returns shuffled batches of complete studies (image int16, mask uint8, labels) and may use two
+threads or two worker processes. The other formats are read with torch's `DataLoader`, as their documentation
+recommends; nnU-Net's workers are replaced by it. All files are in the page cache, which favours those that
+are not compressed. Compare ratios, not seconds: every round measures each contender once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Epoch = Callable[[], Iterable[Any]]
 
 
 def voxels(recipe: Recipe, number: int) -> dict[str, np.ndarray]:
-    """Crops like CT: smooth anatomy between air and bone, quantum noise on it, vertebrae in the mask."""
+    """CT-like crops: smooth anatomy between air and bone, with quantum noise, and vertebrae in the mask."""
     random = np.random.default_rng(number)
     smooth = gaussian_filter(random.normal(size=recipe.crop.shape), 3, mode="wrap")
     anatomy = np.clip(smooth / smooth.std() * 350 + 50, -1024, 1600)
@@ -73,7 +73,7 @@ def build(path: Path, recipe: Recipe, studies: int) -> Store:
 
 
 class Files(Dataset[Item]):
-    """A folder of one file a study and array, read by ``read``."""
+    """A folder with one file for each study and array, read with ``read``."""
 
     def __init__(self, folder: Path, suffix: str, labels: torch.Tensor, read: Callable[[Path], Any]) -> None:
         self.folder, self.suffix, self.labels, self.read = folder, suffix, labels, read
@@ -100,7 +100,7 @@ def read_blosc2(path: Path) -> np.ndarray:
 
 
 def write_blosc2(path: Path, values: np.ndarray) -> None:
-    """As nnU-Net saves a case: Zstandard at level 8; a chunk for each crop, since whole crops are read."""
+    """Zstandard at level 8, as nnU-Net saves a case; one chunk for each crop, the unit that is read."""
     blosc2.asarray(
         np.ascontiguousarray(values), urlpath=str(path), chunks=(1, *values.shape[1:]),
         cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "nthreads": THREADS},
@@ -108,7 +108,7 @@ def write_blosc2(path: Path, values: np.ndarray) -> None:
 
 
 class FromStore(Transform):
-    """The deterministic part of a MONAI pipeline: its result is what `PersistentDataset` keeps."""
+    """The deterministic part of a MONAI pipeline: `PersistentDataset` caches its result."""
 
     def __init__(self, dataset: StudyDataset) -> None:
         self.dataset = dataset
@@ -119,7 +119,7 @@ class FromStore(Transform):
 
 
 def contenders(store: Store, folder: Path, batch_size: int) -> Iterator[tuple[str, Epoch, float]]:
-    """Name, what makes an epoch, megabytes on the disk."""
+    """Yield each contender's name, a function that returns the batches of an epoch, and megabytes on disk."""
     dataset = StudyDataset(store, range(len(store)))
     labels = torch.from_numpy(dataset.targets.labels)
     workers: dict[str, Any] = {
@@ -128,8 +128,8 @@ def contenders(store: Store, folder: Path, batch_size: int) -> Iterator[tuple[st
 
     batches = Batches(store, range(len(store)), batch_size=batch_size, threads=THREADS)
     ours = megabytes(Path(str(store.location)) / "image") + megabytes(Path(str(store.location)) / "mask")
-    yield "Batches", lambda: from_cold(batches), ours
-    # Only this one decodes with a library that keeps threads of its own, so it does not fork.
+    yield "Batches", lambda: without_prefetched(batches), ours
+    # forkserver, since only this dataset decodes with a library that has its own threads.
     loader = DataLoader(dataset, **workers, multiprocessing_context="forkserver")
     yield "StudyDataset in DataLoader", lambda: loader, ours
 
@@ -145,16 +145,16 @@ def contenders(store: Store, folder: Path, batch_size: int) -> Iterator[tuple[st
 
     cache = folder / "monai"
     entries = [{"study": study} for study in range(len(store))]
-    kept = PersistentDataset(entries, FromStore(dataset), cache_dir=cache)
+    cached = PersistentDataset(entries, FromStore(dataset), cache_dir=cache)
     for study in range(len(store)):
-        _ = kept[study]
+        _ = cached[study]
     assert len(list(cache.iterdir())) == len(store)
-    persistent = MonaiLoader(kept, **workers)
+    persistent = MonaiLoader(cached, **workers)
     yield "MONAI PersistentDataset", lambda: persistent, megabytes(cache)
 
 
-def from_cold(batches: Batches) -> Batches:
-    """Without what was read ahead while others had their turn: a `DataLoader` starts its epochs so too."""
+def without_prefetched(batches: Batches) -> Batches:
+    """Discard batches read ahead during other contenders' turns: a `DataLoader` has none either."""
     batches.load_state_dict(batches.state_dict())
     return batches
 
@@ -171,7 +171,7 @@ def megabytes(folder: Path) -> float:
 
 
 def total(batch: Any) -> int:
-    """A sum over every voxel of the image, which also makes sure that they are all there."""
+    """The sum of all voxels of the images, which also forces them to be read."""
     image = batch.image if hasattr(batch, "image") else batch["image"]
     return int(image.sum(dtype=torch.int64))
 
@@ -179,28 +179,28 @@ def total(batch: Any) -> int:
 @pytest.mark.benchmark
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "studies", "batch_size"), [("quick", 24, 4), ("rsna2022", 4, 2)])
-def test_samples_a_second(tmp_path: Path, name: str, studies: int, batch_size: int) -> None:
+def test_throughput(tmp_path: Path, name: str, studies: int, batch_size: int) -> None:
     torch.set_num_threads(1)
     store = build(tmp_path / "store", load_recipe(name), studies)
     expected = sum(int(store.image(study).sum(dtype=np.int64)) for study in range(studies))
-    found = list(contenders(store, tmp_path, batch_size))
-    for label, epoch, _ in found:  # workers start, caches fill; and all deliver the same voxels
+    competing = list(contenders(store, tmp_path, batch_size))
+    for label, epoch, _ in competing:  # warm up, and check that all return the same voxels
         assert sum(total(batch) for batch in epoch()) == expected, label
-    rates = [[_rate(epoch(), studies) for _, epoch, _ in found] for _ in range(ROUNDS)]
-    _print(name, [label for label, _, _ in found], rates, [size for _, _, size in found])
+    rates = [[_rate(epoch(), studies) for _, epoch, _ in competing] for _ in range(ROUNDS)]
+    _print(name, [label for label, _, _ in competing], rates, [size for _, _, size in competing])
     best = np.max(rates, axis=0)
-    assert best[0] >= 1.2 * best[-1], "not even faster than MONAI's cache files"
+    assert best[0] >= 1.2 * best[-1], "Batches is less than 1.2 times as fast as MONAI's cache files"
 
 
 def _rate(epoch: Iterable[Any], studies: int) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     count = sum(1 for _ in epoch)
     assert count > 0
-    return studies / (time.perf_counter() - began)
+    return studies / (time.perf_counter() - start)
 
 
 def _print(name: str, labels: Sequence[str], rates: list[list[float]], sizes: Sequence[float]) -> None:
     best, ratios = np.max(rates, axis=0), np.median(np.array(rates)[:, :1] / rates, axis=0)
-    print(f"\n{name}: samples a second (best of {ROUNDS}), Batches against it (median), MB on the disk")
+    print(f"\n{name}: samples per second (best of {ROUNDS}), relative speed of Batches (median), MB on disk")
     for label, rate, ratio, size in zip(labels, best, ratios, sizes, strict=True):
         print(f"  {label:34} {rate:8.1f}   {ratio:5.2f}x {size:8.0f}")

@@ -1,4 +1,4 @@
-"""A small store of synthetic rows, written as a build writes it."""
+"""A small store of random voxels, written with the writer that builds use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECIPE = Recipe.model_validate(
 
 
 def voxels(number: int) -> dict[str, np.ndarray]:
-    """One row's arrays; they differ from study to study."""
+    """The arrays of one row, different for each study."""
     random = np.random.default_rng(number)
     return {
         "image": random.integers(-1024, 2000, (2, 6, 8, 10)).astype(np.int16),
@@ -39,11 +39,11 @@ def voxels(number: int) -> dict[str, np.ndarray]:
 
 
 def record(number: int, row: int, digests: dict[str, str], **fields: Any) -> Record:
-    """The record of study ``1.<number>``: both levels located, C1 fractured where the number is odd."""
+    """The record of study ``1.<number>``: both levels located, C1 fractured where ``number`` is odd."""
     positive = number % 2
     fracture = {"C1": positive, "C2": 0, "patient_overall": positive}
     located = LevelRecord(status="located", origin_mm=(0.0, 0.0, 0.0), coverage=1.0, volume_mm3=1.0)
-    known: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "uid": f"1.{number:03d}",
         "fingerprint": RECIPE.fingerprint,
         "source_digest": f"{number:064x}",
@@ -53,7 +53,7 @@ def record(number: int, row: int, digests: dict[str, str], **fields: Any) -> Rec
         "levels": {"C1": located, "C2": located},
         "fracture": fracture,
     }
-    return Record(**{**known, **fields})
+    return Record(**{**defaults, **fields})
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,7 @@ def build_store() -> Callable[..., Store]:
 
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory: pytest.TempPathFactory, build_store: Callable[..., Store]) -> Store:
-    """Twelve studies, six of them fractured, two levels, crops of (6, 8, 10), three folds. Read only."""
+    """Twelve studies, six of them fractured, two levels, crops of (6, 8, 10), three folds. Read-only."""
     return build_store(tmp_path_factory.mktemp("tiny") / "store", 12)
 
 
@@ -91,5 +91,5 @@ class CopyingTransfer(CpuTransfer):
 
 @pytest.fixture
 def copying_transfer(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """copying_transfer(): from then on loaders copy batches into buffers of their own."""
+    """Returns a function that makes new loaders copy their batches, with `CopyingTransfer`."""
     return lambda: monkeypatch.setattr("model.data.loader.transfer_to", lambda device: CopyingTransfer())

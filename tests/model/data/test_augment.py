@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn, and what each parameter does, against closed forms."""
+"""Augmentation: the distribution of the parameters, and the effect of each, against closed forms."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ ALL = [field.name for field in fields(AugmentParameters)]
 
 
 def parameters(samples: int = 1, levels: int = 1, positions: int = 8, **given: Any) -> AugmentParameters:
-    """Those of `NONE`, with some values given."""
-    still = draw(torch.arange(samples), levels, positions, NONE)
-    tensors = {name: torch.as_tensor(v, dtype=getattr(still, name).dtype) for name, v in given.items()}
-    return replace(still, **{name: v.expand(getattr(still, name).shape) for name, v in tensors.items()})
+    """The parameters of `NONE`, except for the given values."""
+    unchanged = draw(torch.arange(samples), levels, positions, NONE)
+    tensors = {}
+    for name, value in given.items():
+        default = getattr(unchanged, name)
+        tensors[name] = torch.as_tensor(value, dtype=default.dtype).expand(default.shape)
+    return replace(unchanged, **tensors)
 
 
 def crops(samples: int = 3, levels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +33,7 @@ def crops(samples: int = 3, levels: int = 2) -> tuple[torch.Tensor, torch.Tensor
 
 
 def blob(y: float, x: float, shape: tuple[int, int] = (48, 64)) -> tuple[torch.Tensor, torch.Tensor]:
-    """A bright Gaussian spot at that pixel in air, and a mask over its middle."""
+    """A bright Gaussian spot in air, centred on a pixel, and a mask of its middle."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     spot = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 2.0**2))
     image = torch.from_numpy(spot * 1000 - 1024).float()[None, None, None]
@@ -47,37 +50,37 @@ def centre(values: torch.Tensor) -> tuple[float, float]:
 # --- drawing
 
 
-def test_a_sample_is_drawn_from_its_own_seed_alone() -> None:
+def test_parameters_depend_on_the_samples_seed_only() -> None:
     seeds = torch.tensor([9, 2**62, 4, 5, 0])
-    whole = draw(seeds, 7, 15, FULL)
+    together = draw(seeds, 7, 15, FULL)
     parts = [draw(part, 7, 15, FULL) for part in (seeds[:2], seeds[2:])]
     for name in ALL:
         torch.testing.assert_close(
-            torch.cat([getattr(part, name) for part in parts]), getattr(whole, name), rtol=0, atol=0
+            torch.cat([getattr(part, name) for part in parts]), getattr(together, name), rtol=0, atol=0
         )
-    assert len(set(whole.noise_seed.tolist())) == 5
+    assert len(set(together.noise_seed.tolist())) == 5
 
 
-def test_switching_one_part_off_leaves_the_others() -> None:
+def test_switching_one_augmentation_off_leaves_the_others() -> None:
     seeds = torch.arange(4)
-    whole, without = draw(seeds, 2, 6, FULL), draw(seeds, 2, 6, replace(FULL, rotation_degrees=0, cutout=0))
+    drawn, without = draw(seeds, 2, 6, FULL), draw(seeds, 2, 6, replace(FULL, rotation_degrees=0, cutout=0))
     for name in set(ALL) - {"rotation_degrees", "cutout"}:
-        torch.testing.assert_close(getattr(without, name), getattr(whole, name), rtol=0, atol=0)
+        torch.testing.assert_close(getattr(without, name), getattr(drawn, name), rtol=0, atol=0)
     assert not without.rotation_degrees.any()
     assert not without.cutout.any()
 
 
-def test_what_is_drawn_has_the_stated_spread() -> None:
+def test_parameters_have_the_stated_distribution() -> None:
     drawn = draw(torch.arange(2000), 1, 4, FULL)
-    spread = {
+    bounds = {
         "rotation_degrees": (-15, 15), "scale": (0.9, 1.1), "shift": (-0.05, 0.05), "gain": (0.9, 1.1),
         "offset_hu": (-30, 30), "noise_hu": (0, 20), "mixup": (0, 1),
     }  # fmt: skip
-    for name, (low, high) in spread.items():
-        values, reach = getattr(drawn, name), high - low
-        assert low <= values.min() < low + 0.01 * reach, name
-        assert high - 0.01 * reach < values.max() <= high, name
-        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.02 * reach), name
+    for name, (low, high) in bounds.items():
+        values, extent = getattr(drawn, name), high - low
+        assert low <= values.min() < low + 0.01 * extent, name
+        assert high - 0.01 * extent < values.max() <= high, name
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.02 * extent), name
     # Beta(a, a) has variance 1 / (4 (2 a + 1)).
     assert drawn.mixup.var().item() == pytest.approx(1 / (4 * 1.8), rel=0.05)
     assert drawn.flip.float().mean().item() == pytest.approx(0.5, abs=0.03)
@@ -93,7 +96,7 @@ def test_what_is_drawn_has_the_stated_spread() -> None:
 
 def test_none_changes_nothing() -> None:
     image, mask = crops()
-    kept = image.clone(), mask.clone()
+    originals = image.clone(), mask.clone()
     drawn = draw(torch.arange(3), 2, 6, NONE)
     values, labels = apply(image, mask, drawn)
     assert values.dtype == torch.float32
@@ -102,11 +105,11 @@ def test_none_changes_nothing() -> None:
     sequence = torch.rand(3, 2, 6, 4)
     torch.testing.assert_close(shuffle_slices(sequence, drawn), sequence, rtol=0, atol=0)
     torch.testing.assert_close(mix(sequence, drawn), sequence, rtol=0, atol=0)
-    apply(image, mask, draw(torch.arange(3), 2, 6, FULL))  # and what goes in is never written to
-    torch.testing.assert_close((image, mask), kept, rtol=0, atol=0)
+    apply(image, mask, draw(torch.arange(3), 2, 6, FULL))
+    torch.testing.assert_close((image, mask), originals, rtol=0, atol=0)
 
 
-def test_a_flip_mirrors_x_and_no_more() -> None:
+def test_flip_mirrors_x_only() -> None:
     image, mask = crops()
     values, labels = apply(image, mask, parameters(3, 2, flip=torch.tensor([True, False, True])))
     expected = np.stack([crop[..., ::-1] if b != 1 else crop for b, crop in enumerate(image.numpy())])
@@ -115,11 +118,11 @@ def test_a_flip_mirrors_x_and_no_more() -> None:
     np.testing.assert_array_equal(labels.numpy(), expected)
 
 
-def test_a_quarter_turn_is_exact() -> None:
+def test_rotation_by_90_degrees_is_exact() -> None:
     image = torch.from_numpy(np.random.default_rng(0).integers(-1024, 2000, (1, 1, 2, 9, 9)).astype(np.int16))
     mask = (image > 0).to(torch.uint8) * 5
     values, labels = apply(image, mask, parameters(rotation_degrees=90.0))
-    # From +x towards +y: what lay at (y, x) from the centre comes to (x, -y).
+    # From +x towards +y: a voxel at (y, x) from the centre moves to (x, -y).
     expected = np.rot90(image.numpy(), -1, axes=(-2, -1))
     assert expected[0, 0, 0, 4 + 2, 4 - 1] == image[0, 0, 0, 4 + 1, 4 + 2]
     torch.testing.assert_close(values, torch.from_numpy(expected.copy()).float(), rtol=0, atol=0.05)
@@ -129,10 +132,9 @@ def test_a_quarter_turn_is_exact() -> None:
 @pytest.mark.parametrize("degrees", [0.0, 20.0, -33.0])
 @pytest.mark.parametrize("scale", [1.0, 1.2, 0.8])
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.1, -0.05)])
-def test_a_point_goes_where_it_should(degrees: float, scale: float, shift: tuple[float, float]) -> None:
+def test_affine_moves_a_point_as_documented(degrees: float, scale: float, shift: tuple[float, float]) -> None:
     height, width = 48, 64
     image, mask = blob(y=18.0, x=38.0)
-    still = parameters()
     drawn = parameters(rotation_degrees=degrees, scale=scale, shift=torch.tensor(shift))
     dy, dx = 18.0 - (height - 1) / 2, 38.0 - (width - 1) / 2
     angle = np.deg2rad(degrees)
@@ -140,13 +142,13 @@ def test_a_point_goes_where_it_should(degrees: float, scale: float, shift: tuple
     x = (width - 1) / 2 + scale * (np.cos(angle) * dx - np.sin(angle) * dy) + round(shift[1] * width)
     values, labels = apply(image, mask, drawn)
     assert centre(values + 1024) == pytest.approx((y, x), abs=0.02)
-    assert centre(labels) == pytest.approx((y, x), abs=0.5)  # by nearest
+    assert centre(labels) == pytest.approx((y, x), abs=0.5)  # nearest neighbour
     assert set(labels.unique().tolist()) == {0, 7}
-    area = apply(image, mask, still)[0].add(1024).sum()
+    area = apply(image, mask, parameters())[0].add(1024).sum()
     assert (values + 1024).sum().item() == pytest.approx(area.item() * scale**2, rel=0.01)
 
 
-def test_a_shift_alone_interpolates_nothing() -> None:
+def test_shift_alone_does_not_interpolate() -> None:
     image, mask = crops()
     height, width = image.shape[-2:]
     values, labels = apply(image, mask, parameters(3, 2, shift=torch.tensor([0.17, -0.12])))
@@ -156,7 +158,7 @@ def test_a_shift_alone_interpolates_nothing() -> None:
     torch.testing.assert_close(labels[..., dy:, :dx], mask[..., :-dy, -dx:])
 
 
-def test_each_crop_is_moved_by_its_own() -> None:
+def test_each_crop_has_its_own_shift() -> None:
     image, mask = (values.expand(2, 2, -1, -1, -1) for values in blob(24.0, 32.0))
     shift = torch.tensor([[[0.0, 0.0], [0.0, 0.125]], [[0.25, 0.0], [-0.25, -0.125]]])
     values, _ = apply(image, mask, parameters(2, 2, shift=shift))
@@ -165,7 +167,7 @@ def test_each_crop_is_moved_by_its_own() -> None:
         assert centre(values[b : b + 1, level : level + 1] + 1024) == pytest.approx((y, x), abs=0.01)
 
 
-def test_beyond_the_crop_is_air() -> None:
+def test_voxels_from_beyond_the_crop_are_air() -> None:
     image, mask = torch.full((1, 1, 2, 8, 8), 500), torch.full((1, 1, 2, 8, 8), 3, dtype=torch.uint8)
     values, labels = apply(image.to(torch.int16), mask, parameters(shift=torch.tensor([0.5, 0.0]), gain=1.2))
     assert values[0, 0, 0, :4].unique().tolist() == [-1024]
@@ -183,7 +185,7 @@ def test_gain_and_offset() -> None:
     torch.testing.assert_close(labels, mask)
 
 
-def test_noise_is_white_of_the_stated_sigma_and_of_its_sample() -> None:
+def test_noise_is_white_and_depends_on_the_samples_seed() -> None:
     image = torch.zeros((3, 2, 20, 40, 40), dtype=torch.int16)
     mask = torch.zeros_like(image, dtype=torch.uint8)
     sigma, seed = torch.tensor([0.0, 12.0, 12.0]), torch.tensor([1, 2, 3])
@@ -194,11 +196,11 @@ def test_noise_is_white_of_the_stated_sigma_and_of_its_sample() -> None:
     neighbours = np.corrcoef(values[1, ..., 1:].ravel(), values[1, ..., :-1].ravel())[0, 1]
     assert abs(neighbours) < 0.02
     assert not torch.equal(values[1], values[2])
-    alone, _ = apply(image[:1], mask[:1], parameters(1, 2, noise_hu=12.0, noise_seed=2))
-    torch.testing.assert_close(alone[0], values[1], rtol=0, atol=0)
+    single, _ = apply(image[:1], mask[:1], parameters(1, 2, noise_hu=12.0, noise_seed=2))
+    torch.testing.assert_close(single[0], values[1], rtol=0, atol=0)
 
 
-def test_a_cutout_is_air_through_all_slices() -> None:
+def test_cutout_is_air_in_all_slices() -> None:
     image, mask = crops(1, 2)
     cutout = torch.tensor([[[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.0]]])
     values, labels = apply(image, mask, parameters(1, 2, cutout=cutout))
@@ -208,28 +210,28 @@ def test_a_cutout_is_air_through_all_slices() -> None:
     torch.testing.assert_close(labels, mask)
 
 
-def test_a_batch_in_parts_becomes_the_same() -> None:
+def test_augmentation_does_not_depend_on_the_batch() -> None:
     image, mask = crops()
     seeds = torch.tensor([5, 6, 7])
-    whole = apply(image, mask, draw(seeds, 2, 6, FULL))
+    together = apply(image, mask, draw(seeds, 2, 6, FULL))
     for b in range(3):
         part = apply(image[b : b + 1], mask[b : b + 1], draw(seeds[b : b + 1], 2, 6, FULL))
-        torch.testing.assert_close(part[0][0], whole[0][b], rtol=0, atol=1e-3)
-        torch.testing.assert_close(part[1][0], whole[1][b], rtol=0, atol=0)
+        torch.testing.assert_close(part[0][0], together[0][b], rtol=0, atol=1e-3)
+        torch.testing.assert_close(part[1][0], together[1][b], rtol=0, atol=0)
 
 
-def test_slices_are_shuffled_locally_with_their_labels() -> None:
+def test_slices_and_labels_are_shuffled_alike_and_locally() -> None:
     drawn = draw(torch.arange(50), 2, 15, replace(NONE, shuffle=1.0, shuffle_places=3))
-    places = torch.arange(15).expand(50, 2, 15)
-    moved = shuffle_slices(places, drawn)
-    torch.testing.assert_close(moved.sort(-1).values, places)
-    assert (moved - places).abs().max() == 2
-    pictures = places[..., None, None].expand(-1, -1, -1, 2, 3).float()
+    positions = torch.arange(15).expand(50, 2, 15)
+    moved = shuffle_slices(positions, drawn)
+    torch.testing.assert_close(moved.sort(-1).values, positions)
+    assert (moved - positions).abs().max() == 2
+    pictures = positions[..., None, None].expand(-1, -1, -1, 2, 3).float()
     torch.testing.assert_close(shuffle_slices(pictures, drawn)[..., 1, 2], moved.float())
     assert (draw(torch.arange(9), 2, 15, replace(NONE, shuffle=0.0)).order == torch.arange(15)).all()
 
 
-def test_mixup_mixes_images_and_labels_alike() -> None:
+def test_mixup_mixes_images_and_labels_equally() -> None:
     drawn = parameters(3, mixup=torch.tensor([1.0, 0.75, 0.5]))
     labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     assert mix(labels, drawn).tolist() == [[1.0, 0.0], [0.25, 0.0], [0.0, 0.5]]
@@ -237,10 +239,10 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_on_cuda_the_same_but_for_the_noise() -> None:
+def test_cuda_equals_cpu_except_for_noise() -> None:
     image, mask = crops()
     drawn = draw(torch.arange(3), 2, 6, replace(FULL, noise_hu=0.0))
     values, labels = apply(image.cuda(), mask.cuda(), drawn)
     expected, expected_labels = apply(image, mask, drawn)
     torch.testing.assert_close(values.cpu(), expected, rtol=0, atol=0.1)
-    assert (labels.cpu() == expected_labels).float().mean() > 0.999  # nearest, where two are as near
+    assert (labels.cpu() == expected_labels).float().mean() > 0.999  # nearest neighbour at equal distances

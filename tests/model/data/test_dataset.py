@@ -1,4 +1,4 @@
-"""The map-style dataset, by itself and in torch's own loader."""
+"""The map-style dataset, on its own and in torch's DataLoader."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def test_torch_data_loader_gives_the_same_batches(tiny_store: Store) -> None:
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=6, num_workers=1, multiprocessing_context=context
     )
-    for batch, mine in zip(loader, Batches(tiny_store, range(12), batch_size=6, shuffle=False), strict=True):
+    for batch, ours in zip(loader, Batches(tiny_store, range(12), batch_size=6, shuffle=False), strict=True):
         for name, values in batch.items():
-            torch.testing.assert_close(getattr(mine, name), values, rtol=0, atol=0)
+            torch.testing.assert_close(getattr(ours, name), values, rtol=0, atol=0)

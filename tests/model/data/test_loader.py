@@ -23,7 +23,7 @@ Build = Callable[..., Store]
 TENSORS = [field.name for field in fields(Batch) if field.name not in ("epoch", "position")]
 
 
-def kept(batch: Batch) -> dict[str, Any]:
+def copied(batch: Batch) -> dict[str, Any]:
     """A copy of a batch, which outlives its buffers."""
     return {field.name: getattr(batch, field.name) for field in fields(Batch)} | {
         name: getattr(batch, name).clone() for name in TENSORS
@@ -52,12 +52,12 @@ def test_each_epoch_has_every_study_once_in_a_new_order(tiny_store: Store) -> No
     assert len(batches) == 3
 
 
-def test_threads_and_prefetch_change_nothing(tiny_store: Store) -> None:
+def test_batches_do_not_depend_on_threads_and_prefetch(tiny_store: Store) -> None:
     def run(threads: int, prefetch: int) -> list[dict[str, Any]]:
         with Batches(
             tiny_store, range(12), batch_size=5, seed=1, threads=threads, prefetch=prefetch
         ) as batches:
-            return [kept(batch) for _ in range(2) for batch in batches]
+            return [copied(batch) for _ in range(2) for batch in batches]
 
     reference = run(1, 0)
     for batch in reference:
@@ -82,15 +82,15 @@ def test_too_few_studies_for_a_batch(tiny_store: Store) -> None:
 def test_resume_in_mid_epoch(tiny_store: Store, returned: int) -> None:
     settings: dict[str, Any] = {"batch_size": 5, "seed": 2}
     with Batches(tiny_store, range(12), **settings) as uninterrupted:
-        expected = [kept(batch) for _ in range(3) for batch in uninterrupted]
+        expected = [copied(batch) for _ in range(3) for batch in uninterrupted]
     with Batches(tiny_store, range(12), **settings) as first:
         stream = (batch for _ in range(3) for batch in first)
-        before = [kept(next(stream)) for _ in range(returned)]
+        before = [copied(next(stream)) for _ in range(returned)]
         state = first.state_dict()
     with Batches(tiny_store, range(12), **settings) as second:
         next(iter(second))  # batches read ahead are discarded
         second.load_state_dict(state)
-        after = [kept(batch) for _ in range(second.epoch, 3) for batch in second]
+        after = [copied(batch) for _ in range(second.epoch, 3) for batch in second]
     assert_same(before + after, expected)
 
 
@@ -108,9 +108,9 @@ def test_batch_is_unchanged_until_the_next_request(tiny_store: Store) -> None:
     with Batches(tiny_store, range(12), batch_size=2, prefetch=1, threads=3) as batches:
         for _ in range(3):
             for batch in batches:
-                before = kept(batch)
+                before = copied(batch)
                 time.sleep(0.005)  # the readers keep reading
-                assert_same([kept(batch)], [before])
+                assert_same([copied(batch)], [before])
 
 
 def test_buffers_are_allocated_once(tiny_store: Store) -> None:
@@ -189,10 +189,10 @@ def test_inference_mode_of_the_consumer_does_not_break_the_readers(
     tiny_store: Store, copying_transfer: Callable[[], None]
 ) -> None:
     with Batches(tiny_store, range(12), batch_size=5, seed=1) as batches:
-        expected = [kept(batch) for batch in batches]
+        expected = [copied(batch) for batch in batches]
     copying_transfer()
     with torch.inference_mode(), Batches(tiny_store, range(12), batch_size=5, seed=1) as batches:
-        assert_same([kept(batch) for batch in batches], expected)
+        assert_same([copied(batch) for batch in batches], expected)
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ def test_absent_device_is_refused(tiny_store: Store) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_batches_equal_cpu_batches_under_load(tiny_store: Store) -> None:
     with Batches(tiny_store, range(12), batch_size=5, seed=1) as batches:
-        expected = [kept(batch) for _ in range(20) for batch in batches]
-    sums, busy = [], torch.randn(2048, 2048, device="cuda")
+        expected = [copied(batch) for _ in range(20) for batch in batches]
+    sums, load = [], torch.randn(2048, 2048, device="cuda")
     with Batches(tiny_store, range(12), batch_size=5, seed=1, device="cuda", threads=4) as batches:
         for _ in range(20):
             for batch in batches:
-                busy = (busy @ busy).clamp(-1, 1)  # keeps the device behind the host and the copies
+                load = (load @ load).clamp(-1, 1)  # keeps the device behind the host and the copies
                 sums.append((batch.image.double().sum((1, 2, 3, 4)), batch.labels.clone()))
         assert 0 <= batches.wait_share() <= 1
     for (total, labels), reference in zip(sums, expected, strict=True):

@@ -27,13 +27,13 @@ def test_ranks_divide_one_permutation(studies: int, drop_last: bool) -> None:
 
 def test_sample_seeds_depend_on_study_and_epoch_only() -> None:
     def seeds(batch_size: int, epochs: int = 2, **ranks: int) -> dict[tuple[int, int], int]:
-        found = {}
+        by_sample = {}
         for batch in order(12, batch_size, **ranks).batches_from(0, 0):
             if batch.epoch == epochs:
-                return found
-            drawn = order(12, 1).sample_seeds(batch).tolist()
-            for study, seed in zip(batch.studies.tolist(), drawn, strict=True):
-                found[batch.epoch, study] = seed
+                return by_sample
+            sample_seeds = order(12, 1).sample_seeds(batch).tolist()
+            for study, seed in zip(batch.studies.tolist(), sample_seeds, strict=True):
+                by_sample[batch.epoch, study] = seed
         raise AssertionError
 
     reference = seeds(1)

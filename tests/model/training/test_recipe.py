@@ -19,7 +19,7 @@ def test_shipped_recipes_load(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-def test_seed_recipe_follows_the_baseline_notebook() -> None:
+def test_seed_recipe_follows_the_baseline() -> None:
     recipe = load_recipe("seed")
     slices, sequence = recipe.stages
     assert (slices.objective, sequence.objective) == ("slices", "sequence")
