@@ -1,9 +1,9 @@
-"""NIfTI files: segmentations in, volumes out. RAS, the frame of NIfTI, becomes LPS here and nowhere else.
+"""NIfTI files: read segmentations, write volumes. RAS, the frame of NIfTI, is converted to LPS only here.
 
-A file is opened once, read to its end and digested; a ``.nii.gz`` must end with its checksum. Of the two
-transforms a header can hold (NIfTI-1, section "3D image orientation and location in space") the sform is
-taken, else the qform. Where both are set and place a corner of the image more than 0.1 mm apart, one of
-them puts every label in the wrong place and nothing says which: the file is refused.
+A file is opened once, read to its end and hashed; a ``.nii.gz`` must end with its checksum. Of the two
+transforms in a header (NIfTI-1, section "3D image orientation and location in space") the sform is used if
+set, else the qform. If both are set and map a corner of the image more than 0.1 mm apart, one of them puts
+every label in the wrong position and nothing shows which, so the file is refused.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ _REVERSED = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) to (i, j, k): a transpose
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by their first field, sizeof_hdr
 _MM_PER_UNIT = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
-_SAME_PLACE_MM = 0.1
-_WHOLE = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of a whole number
+_MAX_CORNER_DISTANCE_MM = 0.1
+_MAX_FRACTION = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of an integer
 
 
-def read_label_map(place: FileOrPath) -> LabelMap:
+def read_label_map(path: FileOrPath) -> LabelMap:
     """Read a segmentation from ``.nii`` or ``.nii.gz``, in any axis order and any real voxel type.
 
-    The labels are the file's (i, j, k) array transposed to (k, j, i), not turned: `LabelMap.grid` says where
-    each voxel lies in LPS.
+    The labels are the file's (i, j, k) array transposed to (k, j, i), without flips: `LabelMap.grid` maps
+    each voxel to LPS.
 
     Raises
     ------
     SourceNotFound
-        If there is no such file.
+        If the file does not exist.
     SourceChanged, SourceUnreachable
-        If it changes while it is read, or what it lies in cannot be reached.
+        If it changes while it is read, or its archive or bucket cannot be reached.
     MaskUnreadable
-        If the file is cut short or damaged, is no single-file 3D NIfTI, holds values that are not whole, or
-        does not say where its voxels lie.
+        If the file is truncated or damaged, is not a single-file 3D NIfTI, contains values that are not
+        integers, or has no usable affine.
     LabelUnknown
-        If it holds a whole number outside 0 to 255.
+        If it contains an integer outside 0 to 255.
     """
-    file = as_file(place)
+    file = as_file(path)
     try:
         with unchanged_while_reading(file), file.open() as content:
             return _read(HashingReader(content, file.listed_digest), file.name)
     except SourceError:
         raise
     except FileNotFoundError as error:
-        raise SourceNotFound(f"There is no file {file.name}.") from error
+        raise SourceNotFound(f"{file.name} does not exist.") from error
     except OSError as error:
         raise MaskUnreadable(f"{file.name} cannot be read: {error.strerror}.") from error
 
@@ -73,21 +73,23 @@ def read_label_map(place: FileOrPath) -> LabelMap:
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write HU as ``.nii`` or ``.nii.gz``, in the volume's own axis order and type.
 
-    The sform holds the geometry; the qform too, unless the volume is sheared, which it cannot express.
+    The sform contains the geometry. So does the qform, unless the volume is sheared, which it cannot express.
 
     Raises
     ------
     GeometryInvalid
-        If the slices are uneven, for which NIfTI has no words.
+        If the slices are uneven, which NIfTI cannot express.
     SpineError
-        If the name ends otherwise, or the file cannot be written.
+        If the name has another suffix, or the file cannot be written.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise SpineError(f"{path.name} is no name for a NIfTI file.", action="End it with .nii or .nii.gz.")
+        raise SpineError(
+            f"{path.name} is not the name of a NIfTI file.", action="End it with .nii or .nii.gz."
+        )
     if volume.slice_coordinates is not None:
         raise GeometryInvalid(
-            f"{path.name} cannot hold slices of uneven distances.",
+            f"{path.name} cannot contain unevenly spaced slices.",
             action="Resample it first: --isotropic MM does, or spine_etl.resample.resample_isotropic.",
         )
     affine = _RAS_TO_LPS @ volume.grid.affine @ _REVERSED
@@ -99,38 +101,39 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         nib.save(image, path)
     except OSError as error:
         raise SpineError(
-            f"{path.name} cannot be written: {error.strerror}.", action="Make room or mend the permissions."
+            f"{path.name} cannot be written: {error.strerror}.",
+            action="Free some space or fix the permissions.",
         ) from error
 
 
 def _read(file: HashingReader, name: str) -> LabelMap:
-    content, size = _unpacked(file, name) if name.endswith(".gz") else (file, file.size)
+    content, size = _decompress(file, name) if name.endswith(".gz") else (file, file.size)
     header = _header(content, name)
     shape, stored = _layout(header, size, name)
-    content.read(int(header.get_data_offset()) - header.sizeof_hdr)  # extensions, if there are any
+    content.read(int(header.get_data_offset()) - header.sizeof_hdr)  # header extensions
     grid, scaling = _grid(header, shape, name), _scaling(header, name)
     labels = _labels(content, shape, stored, scaling, name)
     file.read()  # what follows the voxels belongs to the digest
     return LabelMap(labels, grid, file.digest)
 
 
-def _unpacked(file: HashingReader, name: str) -> tuple[HashingReader, int]:
-    """What a gzip file holds, and its length in bytes."""
+def _decompress(file: HashingReader, name: str) -> tuple[HashingReader, int]:
+    """The content of a gzip file, and its length in bytes."""
     try:
-        content = igzip.decompress(file.read())  # to the end of the stream, checksum and length compared
+        content = igzip.decompress(file.read())  # to the end of the stream: verifies checksum and length
     except (OSError, EOFError, IsalError) as error:  # type: ignore[misc]  # its stub calls IsalError a value
-        raise MaskUnreadable(f"{name} is cut short or damaged: its gzip stream is broken.") from error
+        raise MaskUnreadable(f"{name} is truncated or damaged: its gzip stream is invalid.") from error
     return HashingReader(MemoryContent(content)), len(content)
 
 
 def _header(content: HashingReader, name: str) -> Any:
-    """The header, whose shape and offset are numbers that can be used."""
+    """The header, with its size, shape and offset checked."""
     first = content.read(4)
     sizes = [int.from_bytes(first, order) for order in ("little", "big")]
     size = next((size for size in sizes if size in _HEADERS), None)
     block = first + content.read(size - len(first)) if size else first
     if size is None or len(block) < size:
-        raise MaskUnreadable(f"{name} does not begin with a NIfTI header.")
+        raise MaskUnreadable(f"{name} does not start with a NIfTI header.")
     try:
         header = _HEADERS[size](block)
         offset, _ = int(header.get_data_offset()), header.get_data_shape()
@@ -139,32 +142,32 @@ def _header(content: HashingReader, name: str) -> Any:
     if not header["magic"].item().startswith(b"n+"):
         raise MaskUnreadable(f"{name} is half of an .hdr/.img pair; a single .nii or .nii.gz is needed.")
     if offset < size:
-        raise MaskUnreadable(f"{name} says that its voxels begin within its header.")
+        raise MaskUnreadable(f"{name} has a vox_offset inside its header.")
     return header
 
 
 def _layout(header: Any, size: int, name: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    """Shape (k, j, i) and type of the stored voxels, all of which lie in the ``size`` bytes of the file."""
+    """Shape (k, j, i) and type of the stored voxels, which must fit into the ``size`` bytes of the file."""
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise MaskUnreadable(f"{name} has the shape {tuple(map(int, shape))}; a label map has three axes.")
     if dtype.kind not in "iuf":
-        raise MaskUnreadable(f"{name} holds {dtype}, which are no labels.")
+        raise MaskUnreadable(f"{name} has the unsupported label type {dtype}.")
     i, j, k = map(int, shape[:3])
     needed = offset + i * j * k * dtype.itemsize
     if size < needed:
-        raise MaskUnreadable(f"{name} is cut short: {size} bytes where {needed} are announced.")
+        raise MaskUnreadable(f"{name} is truncated: {size} of {needed} bytes.")
     return (k, j, i), dtype
 
 
 def _scaling(header: Any, name: str) -> tuple[float, float] | None:
-    """Slope and intercept, or None where the stored values are the labels."""
+    """Slope and intercept, or None if the stored values are the labels."""
     try:
         slope, intercept = header.get_slope_inter()
-        if np.isinf(float(header["scl_slope"])):  # nibabel takes it for "no scaling", as it should take NaN
+        if np.isinf(float(header["scl_slope"])):  # nibabel treats it like NaN, as no scaling
             raise HeaderDataError("scl_slope is infinite")
     except HeaderDataError as error:
-        raise MaskUnreadable(f"{name} has an scl_slope or scl_inter that is no number.") from error
+        raise MaskUnreadable(f"{name} has an scl_slope or scl_inter that is not a number.") from error
     return None if slope is None or (slope, intercept) == (1.0, 0.0) else (slope, intercept)
 
 
@@ -177,54 +180,54 @@ def _labels(
 ) -> npt.NDArray[np.uint8]:
     labels = np.empty(shape, np.uint8)
     values = np.empty(shape[1:], stored)
-    # Plane by plane: a file of float64 is eight times as large as its labels, its differences twice that.
+    # Plane by plane: float64 voxels take eight times the memory of labels, and their rounding twice that.
     for plane in labels:
         if content.read_into(values.reshape(-1).view(np.uint8).data) < values.nbytes:
-            raise MaskUnreadable(f"{name} ends within its voxels.")
-        plane[...] = _whole(values, scaling, name)
+            raise MaskUnreadable(f"{name} is truncated in its voxels.")
+        plane[...] = _integer_labels(values, scaling, name)
     return labels
 
 
-def _whole(values: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str) -> npt.NDArray[Any]:
-    """The values scaled, all of them whole and between 0 and 255, in their own type or float64."""
+def _integer_labels(
+    values: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str
+) -> npt.NDArray[Any]:
+    """The scaled values, checked to be integers from 0 to 255, in their own type or float64."""
     if scaling is not None:
         values = values.astype(np.float64) * scaling[0] + scaling[1]
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise MaskUnreadable(f"{name} holds values that are not finite.")
+            raise MaskUnreadable(f"{name} contains values that are not finite.")
         exact, values = values, np.rint(values)
-        apart = np.abs(exact - values)
-        if apart.max() > (_WHOLE if scaling else 0.0):
-            value = exact.flat[apart.argmax()]
-            raise MaskUnreadable(f"{name} holds {value:g}, which is no whole number and so no label.")
+        fraction = np.abs(exact - values)
+        if fraction.max() > (_MAX_FRACTION if scaling else 0.0):
+            value = exact.flat[fraction.argmax()]
+            raise MaskUnreadable(f"{name} contains {value:g}, which is not an integer label.")
     beyond = [value for value in (values.min(), values.max()) if not 0 <= value <= 255]
     if beyond:
         raise LabelUnknown(
-            f"{name} holds the label {beyond[0]:g}.", action="Renumber the labels to lie between 0 and 255."
+            f"{name} contains the label {beyond[0]:g}.", action="Renumber the labels to 0 to 255."
         )
     return values
 
 
 def _grid(header: Any, shape: tuple[int, ...], name: str) -> Grid:
     try:
-        placed = [
-            affine for affine in (header.get_sform(coded=True), header.get_qform(coded=True)) if affine[1]
-        ]
-        grids = [_grid_of(affine, header, shape) for affine, _ in placed]
+        coded = [header.get_sform(coded=True), header.get_qform(coded=True)]
+        grids = [_grid_from_affine(affine, header, shape) for affine, code in coded if code]
     except (HeaderDataError, ValueError, KeyError) as error:
-        raise MaskUnreadable(f"{name} has an sform or qform that is no geometry.") from error
+        raise MaskUnreadable(f"{name} has an invalid sform or qform.") from error
     if not grids:
-        raise MaskUnreadable(f"{name} does not say where its voxels lie: sform and qform code are both 0.")
-    apart = np.linalg.norm(grids[0].corners_mm() - grids[-1].corners_mm(), axis=1).max()
-    if apart > _SAME_PLACE_MM:
+        raise MaskUnreadable(f"{name} has no affine: sform_code and qform_code are both 0.")
+    distance = np.linalg.norm(grids[0].corners_mm() - grids[-1].corners_mm(), axis=1).max()
+    if distance > _MAX_CORNER_DISTANCE_MM:
         raise MaskUnreadable(
-            f"{name} has a qform and an sform that lie {apart:.1f} mm apart.",
-            action="Set the code of the wrong one to 0, or write both alike.",
+            f"{name} has a qform and an sform that are {distance:.1f} mm apart.",
+            action="Set the code of the wrong one to 0, or make both equal.",
         )
     return grids[0]
 
 
-def _grid_of(affine: FloatArray, header: Any, shape: tuple[int, ...]) -> Grid:
+def _grid_from_affine(affine: FloatArray, header: Any, shape: tuple[int, ...]) -> Grid:
     to_mm = np.diag([_MM_PER_UNIT[header.get_xyzt_units()[0]]] * 3 + [1.0])
     z, y, x = shape
     return Grid((z, y, x), _RAS_TO_LPS @ to_mm @ affine @ _REVERSED)

@@ -37,7 +37,7 @@ def patched(path: Path, offset: int, data: bytes) -> Path:
     return path
 
 
-def holds(path: Path, expected: Any = LABELS) -> None:
+def assert_labels(path: Path, expected: Any = LABELS) -> None:
     label_map = read_label_map(path)
     assert label_map.labels.dtype == np.uint8
     assert label_map.labels.flags.c_contiguous
@@ -48,7 +48,7 @@ def holds(path: Path, expected: Any = LABELS) -> None:
 @pytest.mark.parametrize("name", ["mask.nii", "mask.nii.gz"])
 def test_labels_and_where_they_lie(tmp_path: Path, name: str) -> None:
     path = saved(tmp_path / name)
-    holds(path)
+    assert_labels(path)
     label_map = read_label_map(path)
     for index in [(0, 0, 0), (3, 4, 5), (1, 0, 2)]:
         expected = np.diag([-1, -1, 1, 1]) @ AFFINE @ [*index, 1]
@@ -68,21 +68,21 @@ def test_geometry_equals_another_readers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", ">i2", ">f4"])
-def test_any_real_type_that_holds_whole_numbers(tmp_path: Path, dtype: str) -> None:
+def test_integers_of_any_real_type_are_read(tmp_path: Path, dtype: str) -> None:
     array = (LABELS % 120).astype(dtype)
     image = nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">" if ">" in dtype else "<"))
     image.set_data_dtype(array.dtype)
     nib.save(image, tmp_path / "mask.nii")
-    holds(tmp_path / "mask.nii", LABELS % 120)
+    assert_labels(tmp_path / "mask.nii", LABELS % 120)
 
 
 def test_nifti_2(tmp_path: Path) -> None:
     nib.save(nib.Nifti2Image(LABELS, AFFINE), tmp_path / "mask.nii")
-    holds(tmp_path / "mask.nii")
+    assert_labels(tmp_path / "mask.nii")
 
 
 def test_trailing_axes_of_one_are_dropped(tmp_path: Path) -> None:
-    holds(saved(tmp_path / "mask.nii", LABELS[..., None, None]))
+    assert_labels(saved(tmp_path / "mask.nii", LABELS[..., None, None]))
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2)])
@@ -93,16 +93,16 @@ def test_other_numbers_of_axes_are_refused(tmp_path: Path, shape: tuple[int, ...
 
 @pytest.mark.parametrize(("slope", "intercept"), [(np.nan, np.nan), (1, 0), (0, 0), (0, 7)])
 def test_no_scaling_is_no_scaling(tmp_path: Path, slope: float, intercept: float) -> None:
-    holds(patched(saved(tmp_path / "mask.nii"), 112, np.array([slope, intercept], "<f4").tobytes()))
+    assert_labels(patched(saved(tmp_path / "mask.nii"), 112, np.array([slope, intercept], "<f4").tobytes()))
 
 
 def test_scaling_to_whole_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "mask.nii", (LABELS % 20).astype(np.int16))
     patched(path, 112, np.array([0.1, 3], "<f4").tobytes())
-    with pytest.raises(MaskUnreadable, match="no whole number"):
+    with pytest.raises(MaskUnreadable, match="not an integer label"):
         read_label_map(path)
     path = saved(tmp_path / "mask.nii", (LABELS % 20).astype(np.int16) * 10)
-    holds(patched(path, 112, np.array([0.1, 3], "<f4").tobytes()), LABELS % 20 + 3)
+    assert_labels(patched(path, 112, np.array([0.1, 3], "<f4").tobytes()), LABELS % 20 + 3)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_two_geometries_are_refused(tmp_path: Path) -> None:
 
 def test_a_singular_affine_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "mask.nii")
-    with pytest.raises(MaskUnreadable, match="no geometry"):
+    with pytest.raises(MaskUnreadable, match="invalid sform or qform"):
         read_label_map(patched(path, 280, bytes(48)))
 
 
@@ -205,14 +205,14 @@ def test_an_infinite_slope_is_refused(tmp_path: Path) -> None:
 def test_a_short_gz_is_refused(tmp_path: Path, lost: int) -> None:
     path = saved(tmp_path / "mask.nii.gz")
     path.write_bytes(path.read_bytes()[:-lost])
-    with pytest.raises(MaskUnreadable, match="cut short or damaged"):
+    with pytest.raises(MaskUnreadable, match="truncated or damaged"):
         read_label_map(path)
 
 
 def test_every_flipped_byte_of_a_gz_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "mask.nii.gz")
     content = path.read_bytes()
-    for at in range(20, len(content), 11):  # beyond the gzip header, which holds but a name and a date
+    for at in range(20, len(content), 11):  # beyond the gzip header, which has only a name and a date
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
         with pytest.raises(MaskUnreadable):
             read_label_map(path)
@@ -236,7 +236,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceNotFound, match="no file absent"):
+    with pytest.raises(SourceNotFound, match=r"absent\.nii does not exist"):
         read_label_map(tmp_path / "absent.nii")
 
 

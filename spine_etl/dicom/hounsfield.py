@@ -1,4 +1,4 @@
-"""Stored values to Hounsfield units, in place where nothing is lost by it."""
+"""Stored values to Hounsfield units, in place if that loses nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _INT16 = np.iinfo(np.int16)
 
 
 def to_hounsfield(pixels: Pixels, header: Header, name: str) -> Hounsfield:
-    """Turn the pixels of one slice, the file ``name``, into HU (PS3.3 C.11.1).
+    """Convert the pixels of one slice, the file ``name``, to HU (PS3.3 C.11.1).
 
-    ``pixels`` (rows, columns) holds the bits as they were stored, whatever their sign. It is overwritten
-    with the result, and returned, where every HU value is whole and fits int16; otherwise the result is a
-    new float32 array. Bits above BitsStored, which hold nothing or the sign, are dropped. Padding
-    (C.7.5.1.1.2) and everything below `AIR_HU` become `AIR_HU`.
+    ``pixels`` (rows, columns) contains the stored bits, signed or not. If every HU value is an integer that
+    fits int16, it is overwritten with the result and returned; otherwise the result is a new float32 array.
+    Bits above BitsStored, which are unused or repeat the sign, are dropped. Padding (C.7.5.1.1.2) and
+    everything below `AIR_HU` become `AIR_HU`.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def to_hounsfield(pixels: Pixels, header: Header, name: str) -> Hounsfield:
         If a pixel that is not padding is wider than BitsStored.
     """
     padding, stored_range = _padding(header), _stored_range(header)
-    # A padding value that BitsStored cannot hold is told by the bits above, so it is sought before they go.
+    # The bits above BitsStored identify a padding value outside it, so look for it before they are dropped.
     beyond = padding is not None and (padding[0] < stored_range[0] or padding[1] > stored_range[1])
     padded = _mask_between(_as_signed_or_unsigned(pixels, header), padding) if padding and beyond else None
     _require_bits_stored(_as_signed_or_unsigned(pixels, header), padding, header, name)
@@ -52,7 +52,7 @@ def _mask_between(stored: Stored, ends: tuple[int, int]) -> npt.NDArray[np.bool_
 
 
 def _require_bits_stored(stored: Stored, padding: tuple[int, int] | None, header: Header, name: str) -> None:
-    """Refuse values that would wrap: 63536 of 12 bits would be 2096, which is bone."""
+    """Refuse values that would wrap: in 12 bits 63536 would become 2096, which is bone."""
     if header.bits_stored == header.bits_allocated or _fits_bits_stored(stored, header):
         return
     if padding is None or not _fits_bits_stored(stored[~_mask_between(stored, padding)], header):
@@ -60,7 +60,7 @@ def _require_bits_stored(stored: Stored, padding: tuple[int, int] | None, header
 
 
 def _fits_bits_stored(stored: Stored, header: Header) -> bool:
-    """Whether the bits above BitsStored are the sign of all values or, as some decoders leave them, zero."""
+    """True if the bits above BitsStored repeat the sign or, as some decoders leave them, are zero."""
     if not stored.size:
         return True
     lowest, highest = int(stored.min()) if header.signed else 0, int(stored.max())
@@ -70,11 +70,11 @@ def _fits_bits_stored(stored: Stored, header: Header) -> bool:
 
 
 def _mask_to_bits_stored(pixels: Pixels, header: Header) -> Stored:
-    """The stored values with the sign they have, in place."""
+    """Drop the bits above BitsStored and extend the sign, in place."""
     stored, spare = _as_signed_or_unsigned(pixels, header), 16 - header.bits_stored
     if spare and header.signed:
         np.left_shift(stored, spare, out=stored)
-        np.right_shift(stored, spare, out=stored)  # arithmetic: it brings the sign down
+        np.right_shift(stored, spare, out=stored)  # an arithmetic shift repeats the sign
     elif spare:
         np.bitwise_and(stored, np.uint16(0xFFFF >> spare), out=stored)
     return stored
@@ -86,7 +86,7 @@ def _stored_range(header: Header) -> tuple[int, int]:
 
 
 def _padding(header: Header) -> tuple[int, int] | None:
-    """Lowest and highest value that is padding, with the sign of the pixels: files write either."""
+    """Lowest and highest padding value, signed as the pixels are: files write either form."""
     value, limit = header.pixel_padding_value, header.pixel_padding_range_limit
     if value is None:
         return None
@@ -97,15 +97,15 @@ def _padding(header: Header) -> tuple[int, int] | None:
 
 
 def _padding_is_below_air(padding: tuple[int, int], header: Header) -> bool:
-    """Whether the floor turns all padding into air, so that it need not be sought."""
+    """True if all padding is at or below air, so that the floor alone turns it into air."""
     in_hu = [end * header.rescale_slope + header.rescale_intercept for end in padding]
     return max(in_hu) <= AIR_HU
 
 
 def _add_intercept_in_place(stored: Stored, header: Header) -> bool:
-    """The common case, slope 1, in two passes; False, and nothing done, where they would not be exact.
+    """The common case, slope 1, in two passes. Returns False, with nothing changed, if that is not exact.
 
-    The sum is taken modulo 2**16, which is exact since both ends were brought into range before.
+    The sum is modulo 2**16, which is exact because the values were clipped to the result's range before.
     """
     intercept = int(header.rescale_intercept)
     if header.rescale_slope != 1 or header.rescale_intercept != intercept:
@@ -114,7 +114,7 @@ def _add_intercept_in_place(stored: Stored, header: Header) -> bool:
     if floor > highest or ceiling < lowest or (highest > ceiling and int(stored.max()) > ceiling):
         return False
     if floor > lowest:
-        # Against a row, not a number: numpy has a vectorised loop for the one only, six times as fast.
+        # With a row instead of a scalar numpy uses its vectorised loop, which is six times as fast.
         np.maximum(stored, np.full(stored.shape[1], floor, stored.dtype), out=stored)
     if intercept:
         pattern = stored.view(np.uint16)
@@ -125,15 +125,15 @@ def _add_intercept_in_place(stored: Stored, header: Header) -> bool:
 def _rescale_in_float64(
     stored: Stored, padded: npt.NDArray[np.bool_] | None, pixels: Pixels, header: Header
 ) -> Hounsfield:
-    """Every other case, in float64: exact for whole slopes, rounded once for the others."""
+    """All other cases, in float64: exact for integer slopes, rounded once for others."""
     values = stored.astype(np.float64)
     values *= header.rescale_slope
     values += header.rescale_intercept
     if padded is not None:
         values[padded] = AIR_HU
     np.maximum(values, AIR_HU, out=values)
-    whole = header.rescale_slope.is_integer() and header.rescale_intercept.is_integer()
-    if whole and values.max() <= _INT16.max:
+    integers = header.rescale_slope.is_integer() and header.rescale_intercept.is_integer()
+    if integers and values.max() <= _INT16.max:
         pixels[...] = values
         return pixels
     return values.astype(np.float32)

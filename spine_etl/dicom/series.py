@@ -1,4 +1,4 @@
-"""A folder of DICOM files to one `Volume`."""
+"""Read a folder of DICOM files as one `Volume`."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from spine_etl.volume import Volume
 _MAX_THREADS = 8
 
 
-def read_series(place: FolderOrAddress, *, threads: int | None = None) -> Volume:
-    """Read the CT series that lies in a folder.
+def read_series(folder: FolderOrAddress, *, threads: int | None = None) -> Volume:
+    """Read the CT series in a folder.
 
     Parameters
     ----------
-    place
-        A folder, a ``.zip`` or ``s3://bucket/prefix`` that holds one series, or the folder of a study. Files
-        ending in .dcm, or with DICOM's magic bytes, are read. Others are ignored, and files whose name
-        begins with a dot.
+    folder
+        A folder, a ``.zip`` or ``s3://bucket/prefix`` that contains one series, or a `Study`'s folder. Files
+        that end in .dcm or have DICOM's magic bytes are read; other files, and those whose name starts with
+        a dot, are ignored.
     threads
-        Files read at a time; by default the cores this process may use, at most 8. Where reading waits
-        for a network it is as many as the folder asks for.
+        Number of files read at a time: by default the cores this process may use, at most 8. For a source
+        across a network it is at least the number that the source asks for.
 
     Returns
     -------
     Volume
-        HU (z, y, x) in file order where that runs steadily along the slice normal, whichever way; else in
-        ascending order. Identical duplicates and localizers are left out and recorded. ``facts`` holds
-        ``transfer_syntaxes``, ``slices``, ``slices_dropped``, ``decoders`` (files by fast, pydicom),
-        ``spacing`` (z, y, x), ``slice_thickness``, ``uneven``, ``bits_stored``, ``window_center`` and
-        ``window_width``.
+        HU (z, y, x) in file order if that is monotonic along the slice normal, in either direction; else
+        in ascending order. Identical duplicates and localizers are dropped and recorded. The keys of
+        ``facts`` are ``transfer_syntaxes``, ``slices``, ``slices_dropped``, ``decoders`` (files per decoder,
+        fast or pydicom), ``spacing`` (z, y, x), ``slice_thickness``, ``uneven``, ``bits_stored``,
+        ``window_center`` and ``window_width``.
 
     Raises
     ------
     SourceNotFound
         If the folder does not exist.
     SourceChanged
-        If a file is added, taken away or written while the series is read.
+        If a file is added, removed or written while the series is read.
     SourceUnreachable
-        If the files lie on S3 and it does not answer.
+        If the files are on S3 and it does not answer.
     NoSlices
         If it contains no DICOM file.
     DicomError
         If a file cannot be read, or the files are not one CT volume: see `spine_etl.dicom.decode` and
         `spine_etl.dicom.stack`.
     """
-    folder = open_source(place)
-    threads = max(_usable_cores() if threads is None else threads, folder.concurrent_reads)
-    with unchanged_while_reading(folder):
-        return _read_series(folder, threads)
+    source = open_source(folder)
+    threads = max(_usable_cores() if threads is None else threads, source.concurrent_reads)
+    with unchanged_while_reading(source):
+        return _read_series(source, threads)
 
 
 def _read_series(folder: Folder, threads: int) -> Volume:
@@ -82,10 +82,10 @@ def _read_series(folder: Folder, threads: int) -> Volume:
     )
 
 
-def series_files(place: FolderOrAddress) -> list[File]:
-    """The files `read_series` reads, sorted by name with numbers as numbers.
+def series_files(folder: FolderOrAddress) -> list[File]:
+    """The files that `read_series` reads, sorted by name, with numbers compared as numbers.
 
-    ``combine_digests((f.name, file_digest(f)) for f in series_files(place))`` is the volume's
+    ``combine_digests((f.name, file_digest(f)) for f in series_files(folder))`` is the volume's
     ``source_digest``.
 
     Raises
@@ -93,9 +93,9 @@ def series_files(place: FolderOrAddress) -> list[File]:
     SourceNotFound
         If the folder does not exist.
     DicomUnreadable
-        If a file cannot be opened to see what it is.
+        If a file cannot be opened to look for the magic bytes.
     """
-    files = [file for file in open_source(place).files() if not file.name.startswith(".")]
+    files = [file for file in open_source(folder).files() if not file.name.startswith(".")]
     return sorted((file for file in files if _is_slice(file)), key=lambda file: _natural_sort_key(file.name))
 
 
@@ -114,13 +114,13 @@ def _is_slice(file: File) -> bool:
 
 
 def _natural_sort_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """A sort key: numbers as numbers, before letters."""
+    """Sort key that compares numbers as numbers, before letters."""
     parts = re.findall(r"([0-9]+)|([^0-9]+)", name)
     return [(not digits, int(digits or 0), text) for digits, text in parts], name
 
 
 def _file_number(name: str) -> int:
-    """The digits that end the name, less its .dcm; -1 where there are none or too many."""
+    """The digits at the end of the name, without .dcm; -1 if there are none or too many."""
     digits = re.search(r"(?<![0-9])([0-9]{1,18})$", re.sub(r"\.dcm$", "", name, flags=re.IGNORECASE))
     return int(digits[1]) if digits else -1
 
@@ -130,7 +130,7 @@ def _usable_cores() -> int:
 
 
 def _read_slices(files: Sequence[File], threads: int) -> tuple[list[Slice], Hounsfield]:
-    """All slices in file order, each in its slot of one buffer made after the first; or beside it."""
+    """All slices in file order, in one buffer sized by the first; those that do not fit have their own."""
     first = read_slice(files[0])
     buffer: Hounsfield = np.empty((len(files), *first.hu.shape), first.hu.dtype)
     buffer[0] = first.hu
@@ -140,7 +140,7 @@ def _read_slices(files: Sequence[File], threads: int) -> tuple[list[Slice], Houn
 
 
 def _voxels(slices: Sequence[Slice], buffer: Hounsfield) -> Hounsfield:
-    """The slices as one array: the buffer itself, or a run of it, where they lie there in their order."""
+    """The slices as one array: a view of the buffer if they are there in this order, else a copy."""
     starts = np.array([s.hu.ctypes.data for s in slices]) - buffer.ctypes.data
     begin = int(starts[0]) // buffer.strides[0]
     if (
@@ -149,8 +149,8 @@ def _voxels(slices: Sequence[Slice], buffer: Hounsfield) -> Hounsfield:
     ):
         return buffer[begin : begin + len(slices)]
     voxels: Hounsfield = np.empty((len(slices), *slices[0].hu.shape), np.result_type(*(s.hu for s in slices)))
-    for place, one in zip(voxels, slices, strict=True):
-        place[...] = one.hu
+    for plane, one in zip(voxels, slices, strict=True):
+        plane[...] = one.hu
     return voxels
 
 

@@ -1,4 +1,4 @@
-"""Slices to one volume's order and place: ImagePositionPatient along the slice normal decides both."""
+"""Order and position of a series' slices, from ImagePositionPatient along the slice normal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from spine_etl.errors import DuplicatePosition, GeometryInvalid, MixedSeries, No
 from spine_etl.geometry import FloatArray, Grid
 
 # Positions in headers are often rounded to 2 decimals, which moves a slice by up to 0.01 mm against the line
-# through its (rounded) neighbours; nobody can see or use as little.
+# through its (rounded) neighbours: far below what a voxel resolves.
 _TOLERANCE_MM = 0.01
-# No CT has slices nearer than this; what lies nearer is one slice twice, its position rounded differently.
+# No CT has slices closer than this; closer ones are one slice twice, with differently rounded positions.
 _SAME_POSITION_MM = 0.05
 _MAX_LINE_OFFSET_MM = 0.1
 _COSINE_TOLERANCE = 1e-3  # cosines are written with 6 digits and fewer
-_GAP_FACTOR = 1.9  # one slice that is missing makes a step of 2; real series change from 4 to 7 mm
+_GAP_FACTOR = 1.9  # one missing slice makes a step of 2; real series step from 4 to 7 mm
 _OBLIQUE = np.cos(np.pi / 4)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A slice left out: its file and why, ``localizer`` or ``duplicate``."""
+    """A slice that is not in the volume: its file, and the reason, ``localizer`` or ``duplicate``."""
 
     file: str
     reason: str
@@ -34,7 +34,7 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices in the order they are stored, their grid, and as in `Volume` how uneven they lie."""
+    """Slices in storage order with their grid; ``slice_coordinates`` as in `Volume`."""
 
     slices: tuple[Slice, ...]
     grid: Grid
@@ -44,23 +44,23 @@ class Stack:
 
 
 def stack_slices(slices: Sequence[Slice]) -> Stack:
-    """Order the slices of one series and place them.
+    """Order the slices of one series and compute their grid.
 
-    File order is kept where it runs steadily along the normal, else slices are put in ascending order.
+    File order is kept if it is monotonic along the normal; otherwise slices are sorted in ascending order.
     The z column of the affine is (last - first position) / (n - 1), so that a gantry tilt is an exact shear.
 
     Raises
     ------
     NoSlices
-        If all are localizers.
+        If all slices are localizers.
     MixedSeries
-        If the slices are not of one series, size, spacing and orientation.
+        If the slices differ in series, size, spacing or orientation.
     DuplicatePosition
-        If two slices lie in one place and differ.
+        If two slices have the same position and different pixels.
     SliceGap
         If a step is over 1.9 times the median step.
     GeometryInvalid
-        If the orientation is not orthonormal, or positions do not lie on one line.
+        If the orientation is not orthonormal, or the positions are not on one line.
     """
     rest, localizers = _without_localizers(slices)
     _require_one_series(rest)
@@ -99,25 +99,25 @@ def _axes(slices: Sequence[Slice]) -> FloatArray:
 
 
 def _without_localizers(slices: Sequence[Slice]) -> tuple[list[Slice], list[Dropped]]:
-    """Leave out slices that say LOCALIZER, or a single one that lies across all others."""
+    """Drop slices whose ImageType includes LOCALIZER, and a single slice that crosses all others."""
     localizers = {s.name for s in slices if "LOCALIZER" in s.header.image_type}
     rest = [s for s in slices if s.name not in localizers]
     if not rest:
-        raise NoSlices(f"{slices[0].name} and all others are localizer images.")
-    if (across := _find_crossing_slice(rest)) is not None:
-        localizers.add(across.name)
-        rest.remove(across)
+        raise NoSlices(f"all {len(slices)} DICOM files are localizer images.")
+    if (crossing := _find_crossing_slice(rest)) is not None:
+        localizers.add(crossing.name)
+        rest.remove(crossing)
     return rest, [Dropped(s.name, "localizer") for s in slices if s.name in localizers]
 
 
 def _find_crossing_slice(slices: Sequence[Slice]) -> Slice | None:
     """The one slice, among at least four, whose normal is over 45 degrees from that of all the others."""
     normals = _axes(slices)[:, 0]
-    alike = (np.abs(normals @ normals.T) >= _OBLIQUE).sum(axis=1)
-    alone = np.flatnonzero(alike == 1)
-    if len(slices) < 4 or len(alone) != 1 or sorted(alike)[1] != len(slices) - 1:
+    parallel = (np.abs(normals @ normals.T) >= _OBLIQUE).sum(axis=1)  # each slice counts itself
+    crossing = np.flatnonzero(parallel == 1)
+    if len(slices) < 4 or len(crossing) != 1 or sorted(parallel)[1] != len(slices) - 1:
         return None
-    return slices[int(alone[0])]
+    return slices[int(crossing[0])]
 
 
 def _require_one_series(slices: Sequence[Slice]) -> None:
@@ -129,7 +129,7 @@ def _require_one_series(slices: Sequence[Slice]) -> None:
 
 
 def _difference(a: Header, b: Header) -> str | None:
-    """What keeps two slices from being one series; rounding that moves no voxel by 0.01 mm is nothing."""
+    """The first difference that rules out one series; rounding that moves no voxel by 0.01 mm is ignored."""
     if a.series_instance_uid != b.series_instance_uid:
         return "SeriesInstanceUID"
     if (a.rows, a.columns) != (b.rows, b.columns):
@@ -137,8 +137,8 @@ def _difference(a: Header, b: Header) -> str | None:
     voxels, width = max(a.rows, a.columns), max(a.pixel_spacing)
     if _max_difference(a.pixel_spacing, b.pixel_spacing) * voxels > _TOLERANCE_MM:
         return f"PixelSpacing: {a.pixel_spacing} and {b.pixel_spacing}"
-    apart = _max_difference(a.image_orientation_patient, b.image_orientation_patient)
-    return f"ImageOrientationPatient, by {apart:.6f}" if apart * voxels * width > _TOLERANCE_MM else None
+    turn = _max_difference(a.image_orientation_patient, b.image_orientation_patient)
+    return f"ImageOrientationPatient, by {turn:.6f}" if turn * voxels * width > _TOLERANCE_MM else None
 
 
 def _max_difference(a: Sequence[float], b: Sequence[float]) -> float:
@@ -146,28 +146,28 @@ def _max_difference(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _without_duplicates(slices: Sequence[Slice], normal: FloatArray) -> tuple[list[Slice], list[Dropped]]:
-    """Leave out slices that lie where another lies and hold the same HU; file order is kept."""
+    """Drop slices with the position and the HU of another slice; file order is kept."""
     depths = (_positions(slices) @ normal).tolist()
     kept, *others = sorted(range(len(slices)), key=depths.__getitem__)
-    gone: set[int] = set()
+    dropped: set[int] = set()
     for index in others:
         if depths[index] - depths[kept] > _SAME_POSITION_MM:
             kept = index
             continue
         _require_identical(slices[kept], slices[index])
-        gone.add(index)
-    rest = [s for i, s in enumerate(slices) if i not in gone]
-    return rest, [Dropped(slices[i].name, "duplicate") for i in sorted(gone)]
+        dropped.add(index)
+    rest = [s for i, s in enumerate(slices) if i not in dropped]
+    return rest, [Dropped(slices[i].name, "duplicate") for i in sorted(dropped)]
 
 
 def _require_identical(a: Slice, b: Slice) -> None:
-    apart = float(
+    distance = float(
         np.linalg.norm(np.subtract(a.header.image_position_patient, b.header.image_position_patient))
     )
-    if apart > 2 * _SAME_POSITION_MM:
-        raise GeometryInvalid(f"{a.name} and {b.name} lie in one plane, {apart:.3f} mm apart.")
+    if distance > 2 * _SAME_POSITION_MM:
+        raise GeometryInvalid(f"{a.name} and {b.name} are in one plane, {distance:.3f} mm apart.")
     if not np.array_equal(a.hu, b.hu):
-        raise DuplicatePosition(f"{a.name} and {b.name} lie in one place and hold different pixels.")
+        raise DuplicatePosition(f"{a.name} and {b.name} have the same position and different pixels.")
 
 
 def _in_order(slices: list[Slice], normal: FloatArray) -> list[Slice]:
@@ -183,7 +183,7 @@ def _require_no_gap(slices: Sequence[Slice], normal: FloatArray) -> None:
     widest, median = int(steps.argmax()), float(np.median(steps))
     if steps[widest] > _GAP_FACTOR * median:
         raise SliceGap(
-            f"{slices[widest].name} and {slices[widest + 1].name} lie {steps[widest]:.3f} mm apart, "
+            f"{slices[widest].name} and {slices[widest + 1].name} are {steps[widest]:.3f} mm apart, "
             f"the median step is {median:.3f} mm."
         )
 
@@ -199,7 +199,7 @@ def _affine_grid(slices: Sequence[Slice], axes: FloatArray, step: npt.ArrayLike)
     try:
         return Grid((len(slices), header.rows, header.columns), affine)
     except ValueError as error:
-        raise GeometryInvalid(f"{slices[0].name}: positions and spacing span no volume.") from error
+        raise GeometryInvalid(f"{slices[0].name}: positions and spacing do not span a volume.") from error
 
 
 def _grid(slices: Sequence[Slice], axes: FloatArray) -> Grid:
@@ -208,32 +208,34 @@ def _grid(slices: Sequence[Slice], axes: FloatArray) -> Grid:
 
 
 def _single_grid(only: Slice, axes: FloatArray) -> tuple[Grid, str]:
-    """A single slice has no step: its thickness stands in, or SpacingBetweenSlices."""
+    """The grid of a single slice; SliceThickness or SpacingBetweenSlices replaces the missing step."""
     header = only.header
     for keyword, step in (
         ("SliceThickness", header.slice_thickness),
         ("SpacingBetweenSlices", header.spacing_between_slices),
     ):
         if step is not None and step > 0:
-            warning = f"There is one slice only: its step is {keyword}, {step:g} mm."
+            warning = f"There is only one slice; its step is {keyword}, {step:g} mm."
             return _affine_grid([only], axes, axes[0] * step), warning
-    raise GeometryInvalid(f"{only.name} is the only slice, and has neither SliceThickness nor spacing.")
+    raise GeometryInvalid(
+        f"{only.name} is the only slice and has neither SliceThickness nor SpacingBetweenSlices."
+    )
 
 
 def _coordinates(slices: Sequence[Slice], normal: FloatArray) -> tuple[FloatArray | None, list[str]]:
-    """Where slices lie along the grid's z axis, None where they are even; and what was tolerated."""
+    """The slices' z indices on the grid, None if they are even; and warnings."""
     positions, last = _positions(slices), len(slices) - 1
     line = positions[-1] - positions[0]
     share = (positions - positions[0]) @ normal / (line @ normal)
     share[0], share[-1] = 0.0, 1.0
-    off = np.linalg.norm(positions - positions[0] - share[:, None] * line, axis=1)
-    worst, warnings = int(off.argmax()), []
-    if off[worst] > _MAX_LINE_OFFSET_MM:
+    offset = np.linalg.norm(positions - positions[0] - share[:, None] * line, axis=1)
+    worst, warnings = int(offset.argmax()), []
+    if offset[worst] > _MAX_LINE_OFFSET_MM:
         raise GeometryInvalid(
-            f"{slices[worst].name} lies {off[worst]:.3f} mm beside the line from the first slice to the last."
+            f"{slices[worst].name} is {offset[worst]:.3f} mm off the line from the first slice to the last."
         )
-    if off[worst] > _TOLERANCE_MM:
-        warnings.append(f"Slices lie up to {off[worst]:.3f} mm beside the line from the first to the last.")
+    if offset[worst] > _TOLERANCE_MM:
+        warnings.append(f"Slices are up to {offset[worst]:.3f} mm off the line from the first to the last.")
     uneven_mm = np.abs(share - np.arange(last + 1) / last).max() * np.linalg.norm(line)
     if uneven_mm <= _TOLERANCE_MM * (1 + 1e-6):
         return None, warnings

@@ -37,8 +37,8 @@ def header_points(paths: list[Path], rows: list[int], columns: list[int]) -> npt
 
 
 def volume_points(volume: Volume, rows: list[int], columns: list[int]) -> npt.NDArray[np.float64]:
-    lie = volume.slice_coordinates
-    z = np.arange(len(volume.voxels)) if lie is None else lie
+    coordinates = volume.slice_coordinates
+    z = np.arange(len(volume.voxels)) if coordinates is None else coordinates
     index = [[(k, row, column) for row, column in zip(rows, columns, strict=True)] for k in z]
     return volume.grid.to_mm(index)
 
@@ -79,14 +79,14 @@ def test_rotated_orientation(real_data: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_gap_is_refused(real_data: Path) -> None:
-    with pytest.raises(SliceGap, match=r"7106 and 7136 lie 202\.500 mm apart, the median step is 1\.250 mm"):
+    with pytest.raises(SliceGap, match=r"7106 and 7136 are 202\.500 mm apart, the median step is 1\.250 mm"):
         read_series(real_data / "slice_gap")
 
 
 @pytest.mark.real_data
 def test_real_duplicates_are_dropped_and_their_gaps_refused(real_data: Path) -> None:
     """CT26 and CT28 hold the same pixels at one position; the gaps remain."""
-    with pytest.raises(SliceGap, match=r"CT29\.dcm and CT24\.dcm lie 115\.000 mm apart"):
+    with pytest.raises(SliceGap, match=r"CT29\.dcm and CT24\.dcm are 115\.000 mm apart"):
         read_series(real_data / "duplicate_positions")
 
 
@@ -180,22 +180,22 @@ def test_gap(series: SeriesWriter, step: float, refused: bool) -> None:
     if not refused:
         assert read_series(series.folder).slice_coordinates is not None
         return
-    with pytest.raises(SliceGap, match=rf"2.dcm and 3.dcm lie {step:.3f} mm apart, the median step is 1.000"):
+    with pytest.raises(SliceGap, match=rf"2.dcm and 3.dcm are {step:.3f} mm apart, the median step is 1.000"):
         read_series(series.folder)
 
 
-def test_slice_beside_the_line(series: SeriesWriter) -> None:
+def test_slice_off_the_line_is_refused(series: SeriesWriter) -> None:
     for i, x in enumerate([0, 0, 0.2, 0, 0]):
         series.add(f"{i}.dcm", ImagePositionPatient=[x, 0, i])
-    with pytest.raises(GeometryInvalid, match=r"2.dcm lies 0.200 mm beside the line"):
+    with pytest.raises(GeometryInvalid, match=r"2.dcm is 0.200 mm off the line"):
         read_series(series.folder)
 
 
-def test_slice_a_little_beside_the_line_is_told(series: SeriesWriter) -> None:
+def test_slice_slightly_off_the_line_gives_a_warning(series: SeriesWriter) -> None:
     for i, x in enumerate([0, 0, 0.05, 0, 0]):
         series.add(f"{i}.dcm", ImagePositionPatient=[x, 0, i])
     assert read_series(series.folder).warnings == (
-        "Slices lie up to 0.050 mm beside the line from the first to the last.",
+        "Slices are up to 0.050 mm off the line from the first to the last.",
     )
 
 
@@ -208,9 +208,9 @@ def test_orientation_that_is_not_orthonormal(series: SeriesWriter, orientation: 
         read_series(series.folder)
 
 
-def test_spacing_that_spans_no_volume(series: SeriesWriter) -> None:
+def test_spacing_without_volume_is_refused(series: SeriesWriter) -> None:
     series.add_many(2, PixelSpacing=["1E-14", "1E-14"])
-    with pytest.raises(GeometryInvalid, match="span no volume"):
+    with pytest.raises(GeometryInvalid, match="do not span a volume"):
         read_series(series.folder)
 
 
@@ -218,7 +218,7 @@ def test_single_slice_takes_its_thickness(series: SeriesWriter) -> None:
     series.add("1.dcm", z=7)
     volume = read_series(series.folder)
     np.testing.assert_allclose(volume.grid.affine[:3, 0], [0, 0, 3])
-    assert volume.warnings == ("There is one slice only: its step is SliceThickness, 3 mm.",)
+    assert volume.warnings == ("There is only one slice; its step is SliceThickness, 3 mm.",)
 
 
 def test_single_slice_without_thickness(series: SeriesWriter) -> None:
