@@ -17,7 +17,7 @@ class TrainOptions:
     recipe: str = "end2end"
     """end2end, quick, seed, or the path of a TOML file."""
     fold: int = 0
-    """Fold to hold out: its studies are used neither to train nor to choose an epoch."""
+    """Held-out fold: its studies are used neither for training nor for choosing an epoch."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     weights: Path | None = None
@@ -90,7 +90,7 @@ class TrainLocalizerOptions:
     out: Path
     """Folder of the localizer; folds already finished in it are skipped."""
     fold: int | None = None
-    """Train only the network that holds out this fold; by default all."""
+    """Train only the network of this fold, the one that never sees its studies; by default all."""
     epochs: int = 40
     """Number of epochs."""
     cache: Path | None = None
@@ -110,7 +110,7 @@ class ApplyLocalizerOptions:
     out: Path | None = None
     """Table to write (CSV): study, level, centre in LPS millimetres, confidence."""
     evaluate: bool = False
-    """Score every study with a mask, using the network that held out its fold."""
+    """Score every study with a mask, each with the network trained without its fold."""
     json: bool = False
     """Print one line of JSON last, on standard output."""
     device: str = "auto"

@@ -30,8 +30,8 @@ class Inputs:
     located
         bool (study, level): whether the level has a crop that contains its label.
     labels, known
-        (study, level + 1): the levels, then the patient. Not known for a level that is not located, nor for
-        a patient without a located level: no view shows them.
+        (study, level + 1): the columns of `Targets`. Not known for a level that is not located, nor for a
+        patient without a located level: no view shows them.
     slices
         float32 (study, level, slice): 1 if a fracture is marked in the slice, 0 if not, -1 unknown.
     box_masks

@@ -86,7 +86,7 @@ def load_fold(folder: Path, device: torch.device) -> FoldNetwork:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the folder holds a finished fold."""
+    """Whether the folder contains a finished fold."""
     return (folder / _METADATA).exists()
 
 

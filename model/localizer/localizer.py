@@ -38,7 +38,7 @@ class Localizer:
     Raises
     ------
     CheckpointInvalid
-        If the folder holds no finished fold, or one that cannot be read.
+        If the folder contains no finished fold, or one that cannot be read.
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
@@ -46,8 +46,8 @@ class Localizer:
         fold_folders = finished_folds(folder)
         if not fold_folders:
             raise CheckpointInvalid(
-                f"{folder.name} holds no trained localizer.",
-                action="Name the --out of model.localize train.",
+                f"{folder.name} contains no trained localizer.",
+                action="Pass the --out folder of model.localize train.",
             )
         self.folds = [load_fold(fold_folder, self.device) for fold_folder in fold_folders]
         self.digest = digest_of_folds(fold_folders)

@@ -4,8 +4,6 @@
     a vertebra's slices         --BiLSTM, pooled-->  a logit for the vertebra, by the head of its level
     the vertebrae, in order     --BiLSTM, pooled-->  a logit for the patient
 
-Logits and labels have a *column* for each level and a last one for the patient.
-
 The CNN sees only located vertebrae: the crop of a vertebra that is not located affects neither the logits nor
 the batch norms.
 """
@@ -54,9 +52,9 @@ class Logits:
     Attributes
     ----------
     columns
-        (study, level + 1): the levels, then the patient; 0 for a level that is not located.
+        float32 (study, level + 1): the columns of `model.data.targets`; 0 for a level that is not located.
     slices
-        (study, level, slice); 0 for a level that is not located.
+        float32 (study, level, slice); 0 for a level that is not located.
     """
 
     columns: Tensor
