@@ -15,7 +15,7 @@ def oblique(shape: tuple[int, int, int] = (4, 5, 6)) -> Grid:
     return Grid(shape, affine)
 
 
-def test_the_affine_is_copied_and_read_only() -> None:
+def test_affine_is_copied_and_read_only() -> None:
     affine = np.eye(4)
     grid = Grid((1, 2, 3), affine)
     affine[0, 0] = 9.0
@@ -34,7 +34,7 @@ def test_the_affine_is_copied_and_read_only() -> None:
         ((1, 1, 1), np.eye(3)),
     ],
 )
-def test_what_is_no_grid_is_refused(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+def test_invalid_shape_or_affine_raises(shape: tuple[int, int, int], affine: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a grid needs"):
         Grid(shape, affine)
 
@@ -62,22 +62,22 @@ def test_spacing_is_the_length_of_each_axis() -> None:
     np.testing.assert_allclose(Grid((2, 2, 2), affine).spacing_mm, (5, 4, 12))
 
 
-def test_index_map_goes_by_way_of_millimetres() -> None:
-    here, there = oblique(), Grid.canonical((1, 2, 3), (7, 7, 7), 0.8)
+def test_index_map_agrees_with_millimetres() -> None:
+    source, target = oblique(), Grid.canonical((1, 2, 3), (7, 7, 7), 0.8)
     index = np.array([1.0, 2.0, 3.5])
-    mapped = here.index_map_to(there) @ [*index, 1.0]
-    np.testing.assert_allclose(there.to_mm(mapped[:3]), here.to_mm(index), atol=1e-9)
+    mapped = source.index_map_to(target) @ [*index, 1.0]
+    np.testing.assert_allclose(target.to_mm(mapped[:3]), source.to_mm(index), atol=1e-9)
 
 
 @settings(max_examples=25)
 @given(st.lists(st.floats(-500, 500), min_size=3, max_size=3))
-def test_millimetres_and_back(index: list[float]) -> None:
+def test_to_mm_and_to_index_are_inverse(index: list[float]) -> None:
     np.testing.assert_allclose(oblique().to_index(oblique().to_mm(index)), index, atol=1e-6)
 
 
-def test_enclosing_canonical_of_a_box_is_its_size() -> None:
+def test_enclosing_canonical_of_a_parallel_box_has_its_size() -> None:
     affine = np.eye(4)
-    affine[:3, :3] = [[0, 0, -0.4], [0, 0.4, 0], [-0.8, 0, 0]]  # stored from head to foot, right to left
+    affine[:3, :3] = [[0, 0, -0.4], [0, 0.4, 0], [-0.8, 0, 0]]  # from head to foot, right to left
     grid = Grid((10, 20, 30), affine).enclosing_canonical(0.5)
     assert grid.shape == (16, 16, 24)  # 8 x 8 x 12 mm
     np.testing.assert_allclose(grid.center_mm, Grid((10, 20, 30), affine).center_mm)
@@ -89,14 +89,14 @@ def test_enclosing_canonical_covers_every_corner() -> None:
     shape = source.enclosing_canonical(0.7).shape
     assert (index >= -0.5 - 1e-6).all()
     assert (index <= np.array(shape) - 0.5 + 1e-6).all()
-    assert np.ptp(index, axis=0) == pytest.approx(shape, abs=1.0)  # and no voxel more than needed
+    assert np.ptp(index, axis=0) == pytest.approx(shape, abs=1.0)  # and is no larger than needed
 
 
 def test_matches_compares_shape_and_every_corner() -> None:
     grid = oblique()
     moved, turned = grid.affine.copy(), grid.affine.copy()
     moved[0, 3] += 0.02
-    turned[0, 2] += 0.01  # the origin stays where it is, the far corner does not
+    turned[0, 2] += 0.01  # moves the far corner but not the origin
     assert grid.matches(oblique())
     assert not grid.matches(oblique((4, 5, 7)))
     assert not grid.matches(Grid(grid.shape, moved))
@@ -104,7 +104,7 @@ def test_matches_compares_shape_and_every_corner() -> None:
     assert not grid.matches(Grid(grid.shape, turned))
 
 
-def test_one_block_stored_in_another_order_has_the_same_corners() -> None:
+def test_corner_distance_ignores_axis_order_and_direction() -> None:
     grid = oblique()
     z, y, x = grid.shape
     reversed_x = grid.affine @ np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, x - 1], [0, 0, 0, 1]])

@@ -1,4 +1,4 @@
-"""The crops and the overview of one study, sampled from a volume that is in memory."""
+"""The crops and the overview of one study, sampled from a volume in memory, by us and by other libraries."""
 
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ ROUNDS = 5
 Sampler = Callable[[Grid], npt.NDArray[Any]]
 
 
-def test_the_crops_of_a_study(study: Callable[[Any], Study], recipe: Recipe) -> None:
-    one = study("explicit")
-    assert one.mask
-    volume = read_series(one.folder)
-    crops = list(crop_grids(level_centers_mm(read_label_map(one.mask), recipe), recipe).values())
+def test_crops_and_overview_of_a_study(study: Callable[[Any], Study], recipe: Recipe) -> None:
+    raw = study("explicit")
+    assert raw.mask
+    volume = read_series(raw.folder)
+    crops = list(crop_grids(level_centers_mm(read_label_map(raw.mask), recipe), recipe).values())
     samplers = _samplers(volume)
-    _assert_same(samplers, crops[3])
-    _race("Seven crops, 20.6 million voxels", samplers, crops)
-    _race("One overview, 0.8 million voxels, a sixth as fine", samplers, [overview_grid(volume.grid, recipe)])
+    _assert_similar(samplers, crops[3])
+    _compare("Seven crops, 20.6 million voxels", samplers, crops)
+    _compare(
+        "One overview, 0.8 million voxels, six times as coarse",
+        samplers,
+        [overview_grid(volume.grid, recipe)],
+    )
 
 
-def _race(title: str, samplers: dict[str, Sampler], targets: list[Grid]) -> None:
+def _compare(title: str, samplers: dict[str, Sampler], targets: list[Grid]) -> None:
     def job(sampler: Sampler) -> Callable[[], Any]:
         return lambda: [sampler(target) for target in targets]
 
@@ -65,37 +69,37 @@ def _race(title: str, samplers: dict[str, Sampler], targets: list[Grid]) -> None
 
 
 def _samplers(volume: Volume) -> dict[str, Sampler]:
-    """Ours averages where the target is coarser; the others take two neighbours an axis at any step."""
+    """Ours averages if the target is coarser; the others always interpolate two neighbours on each axis."""
     return {
         "ours": lambda target: sample_image(volume, target, threads=THREADS),
-        "SimpleITK": _by_simpleitk(volume),
-        "torch grid_sample": _by_torch(volume),
-        "scipy affine_transform": lambda target: _by_scipy(volume, target),
+        "SimpleITK": _simpleitk_sampler(volume),
+        "torch grid_sample": _torch_sampler(volume),
+        "scipy affine_transform": lambda target: _sample_with_scipy(volume, target),
     }
 
 
-def _by_simpleitk(volume: Volume) -> Sampler:
+def _simpleitk_sampler(volume: Volume) -> Sampler:
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(THREADS)
     image = SimpleITK.GetImageFromArray(volume.voxels)
-    _place(image, volume.grid)
+    _set_grid(image, volume.grid)
 
     def sample(target: Grid) -> npt.NDArray[Any]:
-        like = SimpleITK.Image(target.shape[::-1], SimpleITK.sitkInt16)
-        _place(like, target)
+        reference = SimpleITK.Image(target.shape[::-1], SimpleITK.sitkInt16)
+        _set_grid(reference, target)
         linear = SimpleITK.sitkLinear
-        sampled = SimpleITK.Resample(image, like, SimpleITK.Transform(), linear, float(AIR_HU))
+        sampled = SimpleITK.Resample(image, reference, SimpleITK.Transform(), linear, float(AIR_HU))
         return SimpleITK.GetArrayViewFromImage(sampled).copy()
 
     return sample
 
 
-def _place(image: Any, grid: Grid) -> None:
+def _set_grid(image: Any, grid: Grid) -> None:
     image.SetOrigin(grid.origin_mm)
     image.SetSpacing(grid.spacing_mm[::-1].tolist())
     image.SetDirection((grid.affine[:3, 2::-1] / grid.spacing_mm[::-1]).ravel().tolist())
 
 
-def _by_torch(volume: Volume) -> Sampler:
+def _torch_sampler(volume: Volume) -> Sampler:
     torch.set_num_threads(THREADS)
     above_air = torch.from_numpy(volume.voxels.astype(np.float32) - AIR_HU)[None, None]
     last = torch.tensor(volume.grid.shape, dtype=torch.float32) - 1
@@ -103,24 +107,24 @@ def _by_torch(volume: Volume) -> Sampler:
     def sample(target: Grid) -> npt.NDArray[Any]:
         index_map = torch.from_numpy(target.index_map_to(volume.grid)).float()
         axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in target.shape), indexing="ij")
-        places = torch.stack(axes, dim=-1) @ index_map[:3, :3].T + index_map[:3, 3]
-        places = (2 * places / last - 1).flip(-1)[None]
-        hu = torch.nn.functional.grid_sample(above_air, places, align_corners=True)[0, 0] + AIR_HU
+        index = torch.stack(axes, dim=-1) @ index_map[:3, :3].T + index_map[:3, 3]
+        normalised = (2 * index / last - 1).flip(-1)[None]
+        hu = torch.nn.functional.grid_sample(above_air, normalised, align_corners=True)[0, 0] + AIR_HU
         return hu.round().to(torch.int16).numpy()
 
     return sample
 
 
-def _by_scipy(volume: Volume, target: Grid) -> npt.NDArray[Any]:
+def _sample_with_scipy(volume: Volume, target: Grid) -> npt.NDArray[Any]:
     index_map = target.index_map_to(volume.grid)
-    # A matrix with a row of its own for each axis takes scipy's faster path.
+    # scipy has a faster path for diagonal matrices, given as their diagonal.
     matrix = np.diag(index_map[:3, :3]) if np.count_nonzero(index_map[:3, :3]) == 3 else index_map[:3, :3]
     return ndimage.affine_transform(
         volume.voxels, matrix, index_map[:3, 3], target.shape, np.int16, order=1, cval=AIR_HU
     )
 
 
-def _assert_same(samplers: dict[str, Sampler], target: Grid) -> None:
+def _assert_similar(samplers: dict[str, Sampler], target: Grid) -> None:
     expected = samplers["ours"](target).astype(np.int32)
     for name, sampler in samplers.items():
         assert np.median(np.abs(sampler(target) - expected)) < 10, name

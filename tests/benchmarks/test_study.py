@@ -1,4 +1,4 @@
-"""A whole study, from its folder to its crops on the disk, against what else one could write for it."""
+"""A study from its folder to its crops on disk: our pipeline against programs with other libraries."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ ROUNDS = {
     "naive": 1,
     "monai_documented": 1,
 }
-"""Turns of each; those of fewer take the last ones."""
-LEAST = 0.6
-"""Share of a goal below which the test fails: a busy machine is no defect."""
+"""Turns of each peer. One with fewer turns joins in the last rounds."""
+TOLERANCE = 0.6
+"""Share of a goal below which the test fails: on a busy machine a missed goal is not a defect."""
 
 
 @dataclass(frozen=True)
 class Goals:
-    """How many times as slow as ours others should be, and how many times the floor ours may be."""
+    """Minimum time of the others relative to ours, and maximum time of ours relative to the floor."""
 
     expert_simpleitk: float
     floor: float
@@ -45,46 +45,46 @@ GOALS: dict[Syntax, Goals] = {"explicit": Goals(2.5, 3.0), "jpeg-lossless": Goal
 
 
 @pytest.mark.parametrize("syntax", GOALS)
-def test_a_whole_study(
+def test_study_from_folder_to_store(
     syntax: Syntax, source: Callable[[Syntax], Path], recipe_file: Path, tmp_path: Path
 ) -> None:
-    turns = _contest(source(syntax), recipe_file, tmp_path)
-    _show(syntax, turns, json.loads((tmp_path / "floor" / "stages.json").read_text()))
+    turns = _time_in_rounds(source(syntax), recipe_file, tmp_path)
+    _show_table(syntax, turns, json.loads((tmp_path / "floor" / "stages.json").read_text()))
     for name in ROUNDS:
         _assert_same_crops(tmp_path / "ours.npz", tmp_path / f"{name}.npz")
     goals, ours = GOALS[syntax], turns["ours"]
     for name in ("expert_simpleitk", "monai_documented", "naive"):
-        assert median_ratio(turns[name], ours) >= LEAST * getattr(goals, name), name
-    assert median_ratio(ours, turns["floor"]) <= goals.floor / LEAST
-    assert _own_mb(ours) <= goals.peak_mb / LEAST
+        assert median_ratio(turns[name], ours) >= TOLERANCE * getattr(goals, name), name
+    assert median_ratio(ours, turns["floor"]) <= goals.floor / TOLERANCE
+    assert _mb_above_imports(ours) <= goals.peak_mb / TOLERANCE
 
 
-def _contest(source: Path, recipe_file: Path, folder: Path) -> dict[str, list[Timing]]:
-    """The turns of every contender, in rounds; the last one's crops are kept."""
-    contenders = {name: PeerProcess(name, source, recipe_file, folder / name) for name in ROUNDS}
+def _time_in_rounds(source: Path, recipe_file: Path, folder: Path) -> dict[str, list[Timing]]:
+    """Run all peers in rounds and return their turns; save the crops of the last round."""
+    peers = {name: PeerProcess(name, source, recipe_file, folder / name) for name in ROUNDS}
     turns: dict[str, list[Timing]] = {name: [] for name in ROUNDS}
     try:
-        for left in range(max(ROUNDS.values()), 0, -1):
-            for name, contender in contenders.items():
-                if left <= ROUNDS[name]:
-                    crops = folder / f"{name}.npz" if left == 1 else None
-                    turns[name].append(contender.run(crops))
+        for rounds_left in range(max(ROUNDS.values()), 0, -1):
+            for name, peer in peers.items():
+                if rounds_left <= ROUNDS[name]:
+                    crops = folder / f"{name}.npz" if rounds_left == 1 else None
+                    turns[name].append(peer.run(crops))
     finally:
-        for contender in contenders.values():
-            contender.close()
+        for peer in peers.values():
+            peer.close()
     return turns
 
 
-def _own_mb(turns: list[Timing]) -> float:
+def _mb_above_imports(turns: list[Timing]) -> float:
     return turns[-1].peak_mb - turns[-1].imported_mb
 
 
-def _show(syntax: str, turns: dict[str, list[Timing]], stages: dict[str, float]) -> None:
+def _show_table(syntax: str, turns: dict[str, list[Timing]], stages: dict[str, float]) -> None:
     ours = turns["ours"]
     print_table(
         f"One study of 300 slices, {syntax}, 2 threads",
         (
-            "contender",
+            "peer",
             "turns",
             "s",
             "CPU s",
@@ -103,7 +103,7 @@ def _show(syntax: str, turns: dict[str, list[Timing]], stages: dict[str, float])
                 median_ratio(taken, ours),
                 median_ratio(taken, ours, "cpu_seconds"),
                 round(taken[-1].peak_mb),
-                round(_own_mb(taken)),
+                round(_mb_above_imports(taken)),
                 round(taken[-1].written_mb),
             )
             for name, taken in turns.items()
@@ -114,12 +114,13 @@ def _show(syntax: str, turns: dict[str, list[Timing]], stages: dict[str, float])
 
 
 def _assert_same_crops(ours: Path, other: Path) -> None:
-    """Nobody does less: the same vertebrae, the same block, about the same HU where there is tissue."""
-    expected, found = np.load(ours), np.load(other)
+    """No peer does less: the same vertebrae, the same block, about the same HU in tissue."""
+    expected, crops = np.load(ours), np.load(other)
     for level in expected.files:
         tissue = expected[level] > -500
-        assert _median_apart(expected[level][tissue], found[level][tissue]) < 30, (other.stem, level)
+        difference = _median_difference(expected[level][tissue], crops[level][tissue])
+        assert difference < 30, (other.stem, level)
 
 
-def _median_apart(a: npt.NDArray[np.int16], b: npt.NDArray[np.int16]) -> float:
+def _median_difference(a: npt.NDArray[np.int16], b: npt.NDArray[np.int16]) -> float:
     return float(np.median(np.abs(a.astype(np.int32) - b)))
