@@ -35,7 +35,7 @@ class TrainOptions:
     resume: bool = False
     """Resume from the last checkpoint in --out."""
     cache: Path | None = None
-    """Local folder in which to cache what is read from the store, for a store on S3."""
+    """Local folder that caches what is read from a store on S3."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class PredictOptions:
     evaluate: bool = False
     """Score the fold against its labels; every run must have held it out."""
     json: bool = False
-    """Print one line of JSON last, on standard output."""
+    """End standard output with one line of JSON."""
     pictures: Path | None = None
     """With --evaluate: folder for the ROC and reliability curves."""
     cache: Path | None = None
-    """Local folder in which to cache what is read from the store, for a store on S3."""
+    """Local folder that caches what is read from a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -75,7 +75,7 @@ class ExplainOptions:
     out: Path
     """Picture to write (PNG)."""
     cache: Path | None = None
-    """Local folder in which to cache what is read from the store, for a store on S3."""
+    """Local folder that caches what is read from a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -94,7 +94,7 @@ class TrainLocalizerOptions:
     epochs: int = 40
     """Number of epochs."""
     cache: Path | None = None
-    """Local folder in which to cache what is read from the store, for a store on S3."""
+    """Local folder that caches what is read from a store on S3."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -112,6 +112,6 @@ class ApplyLocalizerOptions:
     evaluate: bool = False
     """Score every study with a mask, each with the network trained without its fold."""
     json: bool = False
-    """Print one line of JSON last, on standard output."""
+    """End standard output with one line of JSON."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""

@@ -142,6 +142,6 @@ def _crossed(box: npt.NDArray[np.float32], depth: int) -> npt.NDArray[np.bool_]:
     A box that only touches a slice's face does not overlap it.
     """
     z = np.arange(depth)
-    touch = 1e-3  # tolerance: the bounds are float32, and a box may end where a slice begins
-    crossed: npt.NDArray[np.bool_] = (z + 0.5 > box[0] + touch) & (z - 0.5 < box[3] - touch)
+    tolerance = 1e-3  # the bounds are float32, and a box may end where a slice begins
+    crossed: npt.NDArray[np.bool_] = (z + 0.5 > box[0] + tolerance) & (z - 0.5 < box[3] - tolerance)
     return crossed

@@ -1,4 +1,4 @@
-"""What each objective trains on: every known slice once, and none without a label."""
+"""The inputs of each objective: every slice with a known label once, and no others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def network() -> CnnLstm:
     return CnnLstm(NetworkSettings(encoder="narrow", hidden=4), 1, 2)
 
 
-def test_each_known_slice_is_trained_on_once() -> None:
+def test_each_slice_with_a_label_is_trained_on_once() -> None:
     objective = SliceObjective(network(), STAGE, Ranks())
     steps = list(objective.steps(inputs(), seed=1))
     assert [len(step.labels) for step in steps] == [4, 3]
