@@ -14,7 +14,7 @@ def compiled(kernel: _Kernel) -> _Kernel:
     """Compile a kernel with numba on its first call, and cache the machine code on disk.
 
     Kernels release the GIL, so threads can work on one volume; they never use numba's own threads, because
-    the workers of a build share the cores.
+    the workers of a build share the cores. Without fast-math, so that results are reproducible.
 
     A kernel takes its constants as arguments and calls only kernels of its own file: numba's cache depends on
     that file alone, so a changed value from another module would leave the old machine code in use.

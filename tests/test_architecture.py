@@ -36,7 +36,7 @@ SPINE_ETL: Mapping[str, set[str]] = {
     "study_record": PIPELINE,
     "pipeline": PIPELINE | {"study_record"},
     "report": PIPELINE | {"windows"},
-    "phantom": VALUES,
+    "phantom": VALUES | {"jit"},
     "commands": PIPELINE | {"pipeline", "report", "phantom", "windows"},
     "__main__": {"commands", "errors"},
     "__init__": PIPELINE | {"pipeline"},

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray
+from spine_etl.jit import compiled
 from spine_etl.phantom.anatomy import Neck, Part
 from spine_etl.phantom.scanner import Scan
-from spine_etl.phantom.shapes import compiled, fracture_window, measure, paint, part_bounds
+from spine_etl.phantom.shapes import fracture_window, measure, paint, part_bounds
 
 _NOISE_HU = (9.0, 26.0)
 _BOX_MARGIN_PIXELS = 1.5

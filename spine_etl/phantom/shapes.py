@@ -20,14 +20,12 @@ A cut is a row of `CUT_SIZE` numbers, a plane through the part beyond which bone
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from spine_etl.geometry import FloatArray
+from spine_etl.jit import compiled
 
 CAPSULE, BODY, SHELL = 0.0, 1.0, 2.0
 MARGIN_MM = 2.5
@@ -39,14 +37,6 @@ NO_CUT = np.zeros(CUT_SIZE)
 _BLEND_MM = 1.5
 _FAR_MM = 99.0
 _ZONE_MM = 2.0
-
-
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-
-
-def compiled(kernel: _Kernel) -> _Kernel:
-    """Compile with numba, cached and without the GIL; no fast-math, so that bytes are reproducible."""
-    return cast(_Kernel, njit(cache=True, nogil=True, error_model="numpy")(kernel))
 
 
 def shape_boxes(shapes: FloatArray) -> FloatArray:

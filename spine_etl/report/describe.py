@@ -42,7 +42,7 @@ def _keyword(name: str) -> str:
 def describe_series(volume: Volume) -> Facts:
     """Geometry and voxel values of a series, and the reader's warnings."""
     numbers = volume.file_numbers
-    steps = volume.grid.spacing_mm[0] * np.diff(_slice_positions(volume))
+    steps = volume.grid.spacing_mm[0] * np.diff(volume.slice_positions)
     return {
         "slices": volume.grid.shape[0],
         "file_numbers": None if numbers is None else [int(numbers[0]), int(numbers[-1])],
@@ -111,13 +111,6 @@ def _grid_facts(grid: Grid) -> Facts:
         "last_voxel_lps_mm": _point(grid.to_mm(np.array(grid.shape) - 1)),
         "corners_lps_mm": [_point(corner) for corner in grid.corners_mm()],
     }
-
-
-def _slice_positions(volume: Volume) -> FloatArray:
-    """Position of each slice along z, in units of the grid's z spacing."""
-    if volume.slice_coordinates is not None:
-        return volume.slice_coordinates
-    return np.arange(volume.grid.shape[0], dtype=np.float64)
 
 
 def _rounded(value: float) -> float:

@@ -161,8 +161,7 @@ def _enclosing_box(boxes: FloatArray, axis: int, shape: tuple[int, ...]) -> Pane
 
 
 def _slice_panel(volume: Volume, index: int, boxes: Sequence[FractureBox], mask: LabelMap | None) -> Panel:
-    coordinates = volume.slice_coordinates
-    grid = volume.grid.slice_at(index if coordinates is None else coordinates[index])
+    grid = volume.grid.slice_at(volume.slice_positions[index])
     number = int(_file_numbers(volume)[index])
     upright = _Orientation.upright(grid.axis_codes)
     rows_mm, columns_mm = grid.spacing_mm[1:].tolist()
