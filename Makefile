@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up everything they need; a second call of either starts in seconds.
-.PHONY: demo test lint errors bench environment clean postgresql
+.PHONY: demo test lint mutants errors bench environment clean postgresql
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -61,6 +61,9 @@ postgresql:
 # Two test files at a time: half of the suite's time is spent waiting for servers to start.
 test: lint postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+mutants: .venv/ready
+	$(BIN)/python tests/mutants/run.py
 
 errors: .venv/ready
 	$(BIN)/python docs/make_errors.py
