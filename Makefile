@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up everything they need; a second call of either starts in seconds.
-.PHONY: demo test lint mutants errors bench environment clean postgresql
+.PHONY: demo test lint coverage mutants errors bench environment clean postgresql
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -61,6 +61,15 @@ postgresql:
 # Two test files at a time: half of the suite's time is spent waiting for servers to start.
 test: lint postgresql
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# First interpreted, so that the lines of compiled kernels count; tests of the compilation do not apply there.
+coverage: .venv/ready
+	rm -f .coverage .coverage.*
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/resample tests/test_segmentation.py -W ignore \
+		-k "not warm_up and not they_are_given" --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-append --cov-report=
+	$(BIN)/coverage report --include 'spine_etl/*' --fail-under 92
+	$(BIN)/coverage report --include 'flows/*,model/*' --fail-under 88
 
 mutants: .venv/ready
 	$(BIN)/python tests/mutants/run.py
