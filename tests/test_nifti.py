@@ -300,3 +300,59 @@ def test_48_axis_orders_are_one_image(tmp_path: Path, real_data: Path) -> None:
         places = np.rint(turn[:3, :3] @ np.indices(label_map.labels.shape).reshape(3, -1) + turn[:3, 3:])
         found = expected.T[tuple(places.astype(int))]
         np.testing.assert_array_equal(label_map.labels.ravel(), found, err_msg=path.name)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_sform_and_qform_may_differ_by_0_1_mm(tmp_path: Path, axis: int) -> None:
+    rigid = nib.affines.from_matvec(np.diag([-0.4, 0.5, 0.8]), [1, 2, 3])
+    for moved, accepted in ((0.099, True), (0.101, False)):
+        image = nib.Nifti1Image(LABELS, rigid)
+        other = rigid.copy()
+        other[axis, 3] -= moved
+        image.set_qform(rigid, 1)
+        image.set_sform(other, 1)
+        nib.save(image, tmp_path / "mask.nii")
+        if accepted:
+            read_label_map(tmp_path / "mask.nii")
+        else:
+            with pytest.raises(MaskUnreadable, match="qform"):
+                read_label_map(tmp_path / "mask.nii")
+
+
+def test_sform_and_qform_are_compared_at_the_far_corner(tmp_path: Path) -> None:
+    """The origins are equal; the outer corner along k is 5.5 steps away, 0.094 or 0.105 mm apart."""
+    rigid = nib.affines.from_matvec(np.diag([-0.4, 0.5, 0.8]), [1, 2, 3])
+    for stretch, accepted in ((0.017, True), (0.019, False)):
+        image = nib.Nifti1Image(LABELS, rigid)
+        other = rigid.copy()
+        other[2, 2] += stretch
+        image.set_qform(rigid, 1)
+        image.set_sform(other, 1)
+        nib.save(image, tmp_path / "mask.nii")
+        if accepted:
+            read_label_map(tmp_path / "mask.nii")
+        else:
+            with pytest.raises(MaskUnreadable, match="qform"):
+                read_label_map(tmp_path / "mask.nii")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scaled_labels_are_whole_to_0_0001(tmp_path: Path, sign: int) -> None:
+    """Stored 2.5 and slope 2 are the label 5."""
+    for off, accepted in ((0.9e-4, True), (1.1e-4, False)):
+        array = np.full((3, 3, 3), 2.5)
+        array[1, 1, 1] += sign * off / 2
+        path = patched(saved(tmp_path / "mask.nii", array), 112, np.array([2, 0], "<f4").tobytes())
+        if accepted:
+            assert (read_label_map(path).labels == 5).all()
+        else:
+            with pytest.raises(MaskUnreadable, match=r"5\.0001|4\.9998"):
+                read_label_map(path)
+
+
+def test_labels_are_0_to_255(tmp_path: Path) -> None:
+    for array in (np.array([[[0, 255]]], np.int16), np.array([[[0, 255]]], np.float32)):
+        assert read_label_map(saved(tmp_path / "mask.nii", array)).labels.ravel().tolist() == [0, 255]
+    for value in (-1, 256):
+        with pytest.raises(LabelUnknown, match=str(value)):
+            read_label_map(saved(tmp_path / "mask.nii", np.array([[[0, value]]], np.int16)))

@@ -184,3 +184,64 @@ def test_regions_of_a_real_mask_match_numpy(real_data: Path) -> None:
         volume_mm3 = len(voxels) * np.prod(image.header.get_zooms())
         assert region.volume_mm3 == pytest.approx(volume_mm3, rel=1e-5)
     assert regions[21].centroid_mm[2] > regions[22].centroid_mm[2] > regions[23].centroid_mm[2]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_map_of_the_cts_shape_may_be_one_voxel_off(axis: int) -> None:
+    """The largest step of the CT is 0.8 mm, along z."""
+    for distance, refused in ((0.79, False), (0.81, True)):
+        for direction in (1, -1):
+            origin = np.array([-10.0, -20, 30])
+            origin[axis] += direction * distance
+            moved = LabelMap(two_levels().labels, grid(SHAPE, tuple(origin)))
+            if refused:
+                with pytest.raises(MaskOutsideVolume, match=r"0\.8 mm away"):
+                    check_slices(moved, ct())
+            else:
+                check_slices(moved, ct())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_slices_may_be_half_a_step_from_their_even_position(sign: int) -> None:
+    for off, refused in ((0.499, False), (0.501, True)):
+        coordinates = np.arange(20.0)
+        coordinates[7] += sign * off
+        if refused:
+            with pytest.raises(GeometryInvalid, match="uneven"):
+                check_slices(two_levels(), ct(coordinates))
+        else:
+            check_slices(two_levels(), ct(coordinates))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_map_that_overlaps_by_a_sliver_passes(axis: int, direction: int) -> None:
+    label_map = two_levels()
+    label_map.labels[...] = 1
+    size = np.array([40 * 0.4, 30 * 0.5, 20 * 0.8])
+    for share, refused in ((0.999, False), (1.001, True)):
+        origin = np.array([-10.0, -20, 30])
+        origin[axis] += direction * share * size[axis]
+        moved = LabelMap(label_map.labels, grid(SHAPE, tuple(origin)))
+        if refused:
+            with pytest.raises(MaskOutsideVolume):
+                check_overlap(moved, grid())
+        else:
+            check_overlap(moved, grid())
+
+
+def test_slice_range_ends_halfway_between_slices() -> None:
+    """Slices are the files 5, 7, 9, ... from head to foot; the map's only voxel moves down through them."""
+    labels = np.ones((1, 1, 1), np.uint8)
+    for z, number in ((-0.49, 5), (0.49, 5), (0.51, 7), (1.49, 7), (18.51, 43), (19.49, 43)):
+        affine = np.diag([1.0, 1, 1, 1])
+        affine[:3, 3] = (0, 0, 30 - 0.8 * z)
+        assert slice_range(LabelMap(labels, Grid((1, 1, 1), affine)), 1, ct()) == (number, number)
+    for z in (-0.51, 19.51):
+        affine[:3, 3] = (0, 0, 30 - 0.8 * z)
+        assert slice_range(LabelMap(labels, Grid((1, 1, 1), affine)), 1, ct()) is None
+
+
+def test_slice_range_is_from_the_lowest_to_the_highest_slice() -> None:
+    """C1 is in the slices 2 to 4, the files 9 to 13; the series runs from head to foot."""
+    assert slice_range(two_levels(), 1, ct()) == (13, 9)

@@ -181,3 +181,36 @@ def test_8_bits_allocated(series: SeriesWriter) -> None:
     pixels = every(0, 255, np.uint8)
     voxels = read(series, pixels, BitsAllocated=8, BitsStored=8, HighBit=7, RescaleIntercept=-100)
     np.testing.assert_array_equal(voxels, pixels.astype(int) - 100)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 15])
+def test_unsigned_pixels_up_to_bits_stored(series: SeriesWriter, bits: int) -> None:
+    highest = 2**bits - 1
+    voxels = read(series, np.array([[0, highest]], np.uint16), RescaleIntercept=0, **stored_in(bits))
+    np.testing.assert_array_equal(voxels, [[0, highest]])
+    with pytest.raises(HeaderInvalid, match=f"BitsStored, which is {bits}"):
+        read(series, np.array([[0, highest + 1]], np.uint16), RescaleIntercept=0, **stored_in(bits))
+
+
+@pytest.mark.parametrize("bits", [8, 12, 15])
+def test_signed_pixels_down_to_bits_stored(series: SeriesWriter, bits: int) -> None:
+    lowest = -(2 ** (bits - 1))
+    attributes = {"PixelRepresentation": 1, "RescaleIntercept": 20000, **stored_in(bits)}
+    for value in (lowest, -lowest - 1):
+        pixels = np.array([[0, value]], np.int16)
+        np.testing.assert_array_equal(read(series, pixels, **attributes), [[20000, 20000 + value]])
+    with pytest.raises(HeaderInvalid, match=f"BitsStored, which is {bits}"):
+        read(series, np.array([[0, lowest - 1]], np.int16), **attributes)
+
+
+def test_padding_next_to_values_of_the_image(series: SeriesWriter) -> None:
+    """Only the padding value itself is air; its neighbours are HU."""
+    voxels = read(series, np.array([[1999, 2000, 2001]], np.uint16), PixelPaddingValue=2000)
+    np.testing.assert_array_equal(voxels, [[975, -1024, 977]])
+
+
+@pytest.mark.parametrize("intercept", [-1024, -1023, -1025])
+def test_air_is_the_lower_limit(series: SeriesWriter, intercept: int) -> None:
+    voxels = read(series, np.array([[0, 1, 2]], np.uint16), RescaleIntercept=intercept)
+    expected = [max(value + intercept, -1024) for value in (0, 1, 2)]
+    np.testing.assert_array_equal(voxels, [expected])
