@@ -40,8 +40,9 @@ class Stage(StrictModel):
     optimizer, learning_rate, weight_decay
         Adam's betas and epsilon are (0.9, 0.999, 1e-8).
     schedule
-        ``plateau``: halved after ``patience`` epochs without a lower validation loss. ``cosine``: rises over
-        ``warmup`` (a share of the stage's samples), then falls to zero along a half cosine.
+        ``plateau``: halved after ``patience`` epochs without a validation loss at least 0.01 % below the
+        lowest. ``cosine``: rises over ``warmup`` (a share of the stage's samples), then falls to zero along
+        a half cosine.
     studies, positions
         ``slices``: number of studies, over all ranks, whose slices are shuffled together; number of slices of
         each vertebra, by default that of the view.

@@ -21,8 +21,9 @@ class LearningRate:
     def __init__(self, optimizer: torch.optim.Optimizer, stage: Stage) -> None:
         self.optimizer = optimizer
         self.stage = stage
+        # torch's patience counts the epochs that it ignores: it acts on the one after them.
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.5, patience=stage.patience
+            optimizer, factor=0.5, patience=stage.patience - 1
         )
 
     @property
