@@ -74,6 +74,9 @@ class StageRun:
         Optimizer steps between two checkpoints.
     uids
         StudyInstanceUID of each index that a batch names, for errors.
+    clock
+        Seconds, for the times that are logged and for checkpoints that are due by time; a parameter so that
+        a test need not wait.
     """
 
     index: int
@@ -92,12 +95,13 @@ class StageRun:
     log: RunLog
     run: Path
     uids: list[str]
+    clock: Callable[[], float] = time.monotonic
     progress: Progress = field(default_factory=Progress)
     _unchecked: tuple[Tensor, Tensor, int] | None = None
     """Loss, studies and number of the last step, whose loss has not been copied from the device yet."""
-    _saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self._saved_at = self.clock()
         self.module = data_parallel(self.objective.trained, self.device, self.ranks)
         parameters = self.objective.trained.parameters()
         optimizer = torch.optim.AdamW if self.stage.optimizer == "adamw" else torch.optim.Adam
@@ -118,21 +122,21 @@ class StageRun:
     def _train_epoch(self) -> None:
         epoch = self.source.epoch
         self._set_train_mode()
-        started = time.monotonic()
+        started = self.clock()
         for batch in self.source:
             for step_inputs in self.objective.steps(self.inputs(batch), int(batch.seed.sum())):
                 self._step(step_inputs, batch.study)
                 self._log_step(epoch)
             # Not after the last batch: a run resumed from there would skip the epoch's validation.
             if self._checkpoint_is_due() and self.source.epoch == epoch:
-                self.progress.seconds += time.monotonic() - started
-                started = time.monotonic()
+                self.progress.seconds += self.clock() - started
+                started = self.clock()
                 self._save_checkpoint()
         self._check_loss()
         wait = self.source.wait_share()
         loss = self._validate()
         self.learning_rate.after_epoch(loss)
-        self.progress.seconds += time.monotonic() - started
+        self.progress.seconds += self.clock() - started
         self._log_epoch(epoch, loss, wait)
         if self._checkpoint_is_due() or self.source.epoch == self.stage.epochs:
             self._save_checkpoint()
@@ -254,12 +258,12 @@ class StageRun:
         )
 
     def _checkpoint_is_due(self) -> bool:
-        steps, seconds = self.progress.step - self.progress.saved_step, time.monotonic() - self._saved_at
+        steps, seconds = self.progress.step - self.progress.saved_step, self.clock() - self._saved_at
         return steps >= self.save_every or seconds >= _CHECKPOINT_SECONDS
 
     def _save_checkpoint(self) -> None:
         self._check_loss()
-        self.progress.saved_step, self._saved_at = self.progress.step, time.monotonic()
+        self.progress.saved_step, self._saved_at = self.progress.step, self.clock()
         if self.ranks.is_main:
             self.save(self.state())
 

@@ -255,15 +255,6 @@ def test_tensorboard_of_a_resumed_run_equals_that_of_an_uninterrupted_one(
     assert curves(stopped) == curves(uninterrupted)
 
 
-def test_slow_steps_are_saved_by_time(
-    tiny_store: Store, tmp_path: Path, joint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage_module, "_CHECKPOINT_SECONDS", 0.0)
-    run = tmp_path / "run"
-    stop_after(5, TrainOptions(location(tiny_store), run, recipe=joint, device="cpu"), monkeypatch)
-    assert torch.load(run / "last.pt", weights_only=True)["progress"]["step"] == 5
-
-
 def command(options: TrainOptions, *starter: str) -> list[str]:
     named = {"--store": options.store, "--out": options.out, "--recipe": options.recipe}
     flags = [str(part) for pair in named.items() for part in pair]
