@@ -37,7 +37,7 @@ class GpuBatchNorm(nn.SyncBatchNorm):
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> GpuBatchNorm:
         """A copy with the parameters and buffers of ``norm``."""
-        joint = cls(norm.num_features, norm.eps, norm.momentum or 0.1).to(norm.weight.device)
+        joint = cls(norm.num_features, norm.eps, norm.momentum).to(norm.weight.device)
         joint.load_state_dict(norm.state_dict())
         return joint
 
@@ -47,7 +47,11 @@ class GpuBatchNorm(nn.SyncBatchNorm):
 
 
 class JointBatchNorm(nn.Module):
-    """Batch norm over the samples of all ranks, which may differ in number; parameters as BatchNorm's."""
+    """Batch norm over the samples of all ranks, which may differ in number; parameters as BatchNorm's.
+
+    As in BatchNorm, a ``momentum`` of None makes the running statistics plain averages over all batches, and
+    a training batch with a single value per channel, here over all ranks, raises ValueError.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter
@@ -55,14 +59,14 @@ class JointBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, eps: float, momentum: float) -> None:
+    def __init__(self, eps: float, momentum: float | None) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
 
     @classmethod
     def from_batch_norm(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> JointBatchNorm:
         """One that shares the parameters and buffers of ``norm``."""
-        joint = cls(norm.eps, norm.momentum or 0.1)
+        joint = cls(norm.eps, norm.momentum)
         joint.weight, joint.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
             joint.register_buffer(name, buffer)
@@ -80,14 +84,19 @@ class JointBatchNorm(nn.Module):
         count = values.new_full((1,), values.numel() / values.shape[1])
         sums = _AllReduceSum.apply(torch.cat([values.sum(axes), count]))  # type: ignore[no-untyped-call]
         mean, total = sums[:-1] / sums[-1], sums[-1]
+        if total < 2:
+            raise ValueError(
+                f"batch norm needs two values per channel over all ranks when training, not {total:.0f}"
+            )
         # A second pass about the mean: the difference of two large squares would lose precision.
         centred = values - mean.view((1, -1) + (1,) * (values.dim() - 2))
         squares = _AllReduceSum.apply(centred.square().sum(axes))  # type: ignore[no-untyped-call]
         variance = squares / total
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
             self.num_batches_tracked += 1
+            share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * total / (total - 1), share)
         return mean, variance
 
 
