@@ -66,3 +66,57 @@ def test_unknown_slices_are_ignored() -> None:
     assert logits.grad is not None
     assert float(logits.grad[0, 1]) == 0
     assert (logits.grad[0, [0, 2]] != 0).all()
+
+
+def softplus(values: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(-np.abs(values))) + np.maximum(values, 0)
+
+
+def test_column_loss_in_numpy() -> None:
+    """Vertebrae weigh 1, fractured 2; patients 7, fractured 14; a mixed label weighs in between."""
+    random = np.random.default_rng(1)
+    logits, known = random.normal(0, 3, (6, 8)), random.random((6, 8)) > 0.2
+    labels = random.choice([0.0, 1.0, 0.25], (6, 8))
+    weights = np.array([1, 1, 1, 1, 1, 1, 1, 7]) * (1 + labels) * known
+    losses = weights * (labels * softplus(-logits) + (1 - labels) * softplus(logits))
+    total, weight, factor = column_term(torch.tensor(logits), torch.tensor(labels), torch.tensor(known))
+    assert (float(total), float(weight)) == pytest.approx((losses.sum(), weights.sum()))
+    assert factor == 1.0
+
+
+@pytest.mark.parametrize("column", [0, 6, 7])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_weight_of_each_label(column: int, label: float) -> None:
+    labels, known = torch.zeros(1, 8), torch.zeros(1, 8, dtype=torch.bool)
+    labels[0, column], known[0, column] = label, True
+    total, weight, _ = column_term(torch.zeros(1, 8), labels, known)
+    expected = {(6, 0.0): 1, (6, 1.0): 2, (0, 0.0): 1, (0, 1.0): 2, (7, 0.0): 7, (7, 1.0): 14}[column, label]
+    assert float(weight) == expected
+    assert float(total) == pytest.approx(expected * np.log(2))
+
+
+def test_slice_loss_in_numpy() -> None:
+    random = np.random.default_rng(2)
+    logits, labels = random.normal(0, 3, (3, 4, 5)), random.choice([-1.0, 0.0, 1.0, 0.4], (3, 4, 5))
+    losses = np.where(labels >= 0, labels * softplus(-logits) + (1 - labels) * softplus(logits), 0)
+    total, weight, factor = slice_term(torch.tensor(logits), torch.tensor(labels), 0.5)
+    assert float(total) == pytest.approx(losses.sum())
+    assert (float(weight), factor) == ((labels >= 0).sum(), 0.5)
+
+
+def test_evidence_loss_in_numpy() -> None:
+    random = np.random.default_rng(3)
+    evidence, labels = random.normal(0, 3, (40, 3, 4)), random.choice([-1.0, 0.0, 1.0], 40)
+    marks = (random.random((40, 6, 8)) > 0.9) & (random.random((40, 1, 1)) > 0.3)
+    total, count = 0.0, 0
+    for values, label, marked in zip(evidence, labels, marks, strict=True):
+        inside = marked.reshape(3, 2, 4, 2).any(axis=(1, 3))  # two by two of its pixels are one of the map
+        if label == 1 and inside.any():
+            total += softplus(-values[inside].max()) + softplus(values[~inside].max())
+            count += 1
+        elif label == 0:
+            total += softplus(values[~inside].max())
+            count += 1
+    term = evidence_term(torch.tensor(evidence), torch.tensor(labels), torch.tensor(marks))
+    assert float(term.total) == pytest.approx(total)
+    assert float(term.weight) == count
