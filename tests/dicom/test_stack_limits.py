@@ -32,7 +32,7 @@ def test_step_up_to_1_9_medians_is_no_gap(series: SeriesWriter) -> None:
     heights = np.array([0, 1, 2, 3.899, 4.899, 5.899])
     assert read_at(series, *[(0, 0, z) for z in heights]).voxels.shape[0] == 6
     heights[3:] += 0.002
-    with pytest.raises(SliceGap, match=r"2.dcm and 3.dcm lie 1.901 mm apart"):
+    with pytest.raises(SliceGap, match=r"2\.dcm and 3\.dcm .* 1\.901 mm apart"):
         read_at(series, *[(0, 0, z) for z in heights])
 
 
@@ -41,7 +41,7 @@ def test_gap_is_measured_against_the_median_step(series: SeriesWriter) -> None:
     heights = np.cumsum([0, 1, 1.85, 1, 1.85, 1])
     assert read_at(series, *[(0, 0, z) for z in heights]).voxels.shape[0] == 6
     heights = np.cumsum([0, 1, 1.85, 1, 2.2, 1])
-    with pytest.raises(SliceGap, match=r"3.dcm and 4.dcm lie 2.200 mm apart, the median step is 1.000"):
+    with pytest.raises(SliceGap, match=r"3\.dcm and 4\.dcm .* 2\.200 mm apart, the median step is 1\.000"):
         read_at(series, *[(0, 0, z) for z in heights])
 
 
@@ -65,7 +65,7 @@ def test_slice_up_to_0_1_mm_beside_the_line_is_accepted(series: SeriesWriter) ->
     assert read_at(series, (0, 0, 0), (0, 0.009, 1), (0, 0, 2)).warnings == ()
     assert len(read_at(series, (0, 0, 0), (0, 0.011, 1), (0, 0, 2)).warnings) == 1
     assert len(read_at(series, (0, 0, 0), (0, 0.099, 1), (0, 0, 2)).warnings) == 1
-    with pytest.raises(GeometryInvalid, match=r"1.dcm lies 0.101 mm beside the line"):
+    with pytest.raises(GeometryInvalid, match=r"1\.dcm .* 0\.101 mm .* the line"):
         read_at(series, (0, 0, 0), (0, 0.101, 1), (0, 0, 2))
 
 
