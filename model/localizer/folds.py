@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 
 from model.localizer.level_order import LevelOrder
 from model.localizer.network import FcnSettings, build_fcn
+from model.localizer.version import ANSWERS_VERSION, CONSTANTS
 from model.output import write_file
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.settings import StrictModel
@@ -95,11 +96,18 @@ def finished_folds(localizer: Path) -> list[Path]:
     return sorted(path.parent for path in localizer.glob(f"fold*/{_METADATA}"))
 
 
-def digest_of_folds(folders: Sequence[Path]) -> str:
-    """SHA-256 over the files of all folds: another digest means that predictions may differ."""
+def digest_of_folds(
+    folders: Sequence[Path], *, version: int = ANSWERS_VERSION, constants: Mapping[str, float] = CONSTANTS
+) -> str:
+    """SHA-256 over the version, the constants and the files of all folds.
+
+    Another digest means that predictions may differ. ``version`` and ``constants`` are parameters so that
+    a test can show that each of them is part of the digest.
+    """
     digests = [
         (folder.name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
         for folder in folders
         for name in (_METADATA, _WEIGHTS)
     ]
-    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    content = [version, dict(constants), digests]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

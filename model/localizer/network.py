@@ -18,10 +18,12 @@ from spine_etl.recipe import Recipe
 from spine_etl.settings import StrictModel
 from spine_etl.volume import AIR_HU
 
-_CENTRE_HU, _SCALE_HU = 300.0, 500.0
-_MIN_HU, _MAX_HU = -200.0, 1800.0
+CENTRE_HU, SCALE_HU = 300.0, 500.0
+"""The network reads (HU - centre) / scale."""
+MIN_HU, MAX_HU = -200.0, 1800.0
 """Input range. Below fat there is nothing of use for finding bone; above cortical bone there is metal."""
-_AIR_LIMIT_HU = AIR_HU + 100
+AIR_LIMIT_HU = AIR_HU + 100
+"""Voxels up to this value are air."""
 
 
 class FcnSettings(StrictModel):
@@ -61,7 +63,7 @@ def build_fcn(settings: FcnSettings, level_count: int) -> nn.Module:
 
 def network_input(image: Tensor) -> Tensor:
     """Clamp and scale HU of any shape, int16 or float, to float32 from -1 to 3."""
-    return ((image.float().clamp(_MIN_HU, _MAX_HU)) - _CENTRE_HU) / _SCALE_HU
+    return ((image.float().clamp(MIN_HU, MAX_HU)) - CENTRE_HU) / SCALE_HU
 
 
 def class_of_label(recipe: Recipe) -> npt.NDArray[np.uint8]:
@@ -104,7 +106,7 @@ def class_probabilities(network: nn.Module, image: Tensor, multiple: int) -> Ten
 
 def is_air(image: Tensor) -> Tensor:
     """Whether each voxel is air, by its HU."""
-    return image <= _AIR_LIMIT_HU
+    return image <= AIR_LIMIT_HU
 
 
 def scanned_block(image: Tensor) -> tuple[slice, slice, slice]:
