@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
+
+# For mutants: a failing example is enough, a small one takes minutes to find.
+settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="session")

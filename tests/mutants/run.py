@@ -90,6 +90,7 @@ def first_failure(copy: Path, tests: tuple[str, ...]) -> str:
         "-p",
         "no:cacheprovider",
         "-rfE",
+        "--hypothesis-profile=no-shrinking",
         *tests,
     ]
     try:

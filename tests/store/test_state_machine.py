@@ -22,7 +22,7 @@ from spine_etl.store.record import Record, Refusal
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, voxels, write_study
 
-UIDS = [f"1.2.{number}" for number in range(5)]
+UIDS = [f"1.2.{number}" for number in range(3)]
 WRITERS = ("a", "b")
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # thousands of flushed writes
 Version = tuple[dict[str, int], dict[str, str]]
@@ -81,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.pending[name] = {}
         return StoreWriter(self.root, RECIPE)
 
-    @rule(name=st.sampled_from(WRITERS), uid=st.sampled_from(UIDS), seed=st.integers(0, 3))
+    @rule(name=st.sampled_from(WRITERS), uid=st.sampled_from(UIDS), seed=st.integers(0, 1))
     def build(self, name: str, uid: str, seed: int) -> None:
         self.pending[name][uid] = write_study(self.writers[name], uid, seed)
 
@@ -92,6 +92,16 @@ class StoreMachine(RuleBasedStateMachine):
         record = Record(uid=uid, fingerprint=RECIPE.fingerprint, source_digest="0" * 64, refusal=refusal)
         self.writers[name].write_record(record)
         self.pending[name][uid] = record
+
+    @rule(name=st.sampled_from(WRITERS), uid=st.sampled_from(UIDS), seed=st.integers(0, 1))
+    def build_and_commit(self, name: str, uid: str, seed: int) -> None:
+        self.build(name, uid, seed)
+        self.commit(name)
+
+    @rule(name=st.sampled_from(WRITERS), uid=st.sampled_from(UIDS), transient=st.booleans())
+    def refuse_and_commit(self, name: str, uid: str, transient: bool) -> None:
+        self.refuse(name, uid, transient)
+        self.commit(name)
 
     @rule(name=st.sampled_from(WRITERS))
     def commit(self, name: str) -> None:
@@ -133,7 +143,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(WRITERS),
         uid=st.sampled_from(UIDS),
-        seed=st.integers(0, 3),
+        seed=st.integers(0, 1),
         after=st.integers(0, 4),
     )
     def killed_in_build(self, name: str, uid: str, seed: int, after: int) -> None:
