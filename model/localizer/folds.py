@@ -1,6 +1,8 @@
 """The files of a trained localizer: one folder for each fold, with the network that was trained without it.
 
 Each folder holds the network's weights (``localizer.safetensors``) and a description (``localizer.json``).
+Their digest also covers the constants behind an answer: a study whose levels were predicted is built again
+when it changes, so every constant that can change a label or a confidence is in `CONSTANTS`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,14 +21,42 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from model.localizer import hmm, level_order, network, relabel
 from model.localizer.level_order import LevelOrder
 from model.localizer.network import FcnSettings, build_fcn
-from model.localizer.version import ANSWERS_VERSION, CONSTANTS
 from model.output import write_file
+from spine_etl import localization, volume
 from spine_etl.errors import CheckpointInvalid
 from spine_etl.settings import StrictModel
 
 _WEIGHTS, _METADATA = "localizer.safetensors", "localizer.json"
+
+ANSWERS_VERSION = 1
+"""Raise it when the code changes an answer without changing a constant; a golden test notices."""
+
+CONSTANTS: Mapping[str, float] = MappingProxyType(
+    {
+        "AIR_HU": volume.AIR_HU,
+        "AIR_LIMIT_HU": network.AIR_LIMIT_HU,
+        "BACKGROUND_VOXELS": level_order.BACKGROUND_VOXELS,
+        "BOUNDARY_WEIGHT": level_order.BOUNDARY_WEIGHT,
+        "CENTRE_HU": network.CENTRE_HU,
+        "CUT_SHARE": relabel.CUT_SHARE,
+        "DURATION_SPREAD": hmm.DURATION_SPREAD,
+        "MAX_FRAGMENT_MM3": relabel.MAX_FRAGMENT_MM3,
+        "MAX_GAP_MM": relabel.MAX_GAP_MM,
+        "MAX_HU": network.MAX_HU,
+        "MIN_COMPONENT_MM3": relabel.MIN_COMPONENT_MM3,
+        "MIN_CONFIDENCE": localization.MIN_CONFIDENCE,
+        "MIN_HU": network.MIN_HU,
+        "OUTLIER_SHARE": hmm.OUTLIER_SHARE,
+        "RELABELLED_WEIGHT": relabel.RELABELLED_WEIGHT,
+        "SCALE_HU": network.SCALE_HU,
+        "SLICE_WEIGHT": level_order.SLICE_WEIGHT,
+    }
+)
+"""The constants behind an answer. Those of `LevelOrder.fit` (``P_SKIP``, ``P_CORRECT`` ...) are missing on
+purpose: they act in training only, and the fitted probabilities are in each fold's metadata."""
 
 
 class FoldMetadata(StrictModel):

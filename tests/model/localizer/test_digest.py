@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from model.localizer import hmm, level_order, network, relabel
-from model.localizer.folds import FoldNetwork, digest_of_folds, finished_folds
+from model.localizer.folds import ANSWERS_VERSION, CONSTANTS, FoldNetwork, digest_of_folds, finished_folds
 from model.localizer.level_order import LevelOrder
 from model.localizer.localizer import Localizer
 from model.localizer.network import FcnSettings, build_fcn, class_probabilities
-from model.localizer.version import ANSWERS_VERSION, CONSTANTS
 from spine_etl import localization
 from spine_etl.recipe import load_recipe
 from tests.model.localizer.necks import K, neck
