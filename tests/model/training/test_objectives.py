@@ -169,8 +169,8 @@ def test_logistic_regression_on_thinned_slices_has_the_odds_of_all() -> None:
     ]
     assert intercept.item() == pytest.approx(math.log(odds[0] / 5), abs=1e-3)
     assert (intercept + slope).item() == pytest.approx(math.log(odds[1] / 5), abs=1e-3)
-    # Of 590 unfractured slices without the feature a fifth, 118, within three standard deviations (4.5 each) of
-    # the hypergeometric distribution: thinning does not look at the views.
+    # Thinning does not look at the views: a fifth, 118, of the 590 unfractured slices without the feature,
+    # within three standard deviations (4.5 each) of the hypergeometric distribution.
     without = int(((feature == 0) & (step.labels == 0)).sum())
     assert abs(without - 118) < 13.6
 
