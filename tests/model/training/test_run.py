@@ -206,6 +206,8 @@ def test_resumed_run_ends_with_the_same_weights(
     run_training(replace(options, out=stopped, resume=True))
     assert same_weights(uninterrupted, stopped)
     assert lines(uninterrupted) == lines(stopped)
+    epochs = [(0, 0), (0, 1), (0, 2)] if text != TWO_STAGES else [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert [(line["stage"], line["epoch"]) for line in lines(stopped)] == epochs
     assert (uninterrupted / "model.json").read_text() == (stopped / "model.json").read_text()
 
 
@@ -226,6 +228,23 @@ def test_run_resumed_from_the_previous_state_ends_with_the_same_weights(
     run_training(replace(options, out=stopped, resume=True))
     assert same_weights(uninterrupted, stopped)
     assert lines(uninterrupted) == lines(stopped)
+
+
+def test_stage_starts_from_the_weights_that_the_one_before_it_kept(tiny_store: Store, tmp_path: Path) -> None:
+    """Those of its lowest validation loss, not its last; the next stage fails at once."""
+    text = TWO_STAGES.replace("epochs = 2", "epochs = 4").replace("rate = 0.001", "rate = 1e30")
+    text = text.replace("rate = 0.01", "rate = 1.0")  # the loss is soon zero, and the first zero is kept
+    run = tmp_path / "run"
+    options = TrainOptions(location(tiny_store), run, recipe=recipe(tmp_path, text), device="cpu")
+    with pytest.raises(LossNotFinite):
+        run_training(replace(options, save_every=1000))
+    losses = [line["validation_loss"] for line in lines(run)]
+    assert len(losses) == 4
+    assert losses.index(min(losses)) < 3  # else the kept weights would be the last ones
+    state = torch.load(run / LAST, weights_only=True)
+    assert (state["stage"], state["progress"]["step"]) == (1, 0)
+    kept = load_file(run / "best.safetensors")
+    assert all(torch.equal(state["network"][name], kept[name]) for name in kept)
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -278,6 +278,17 @@ def test_kept_weights_are_those_of_the_lowest_validation_loss(
     assert (run.progress.best_loss, run.progress.best_epoch) == (min(losses), losses.index(min(losses)))
 
 
+def test_last_weights_are_written_when_the_stage_ends(tmp_path: Path) -> None:
+    """Until then the folder has those of the stage before."""
+
+    def validate(_: Line) -> float:
+        assert not (tmp_path / "best.safetensors").exists()
+        return 1.0
+
+    stage_run(stage(keep="last"), tmp_path, losses=validate).train()
+    assert (tmp_path / "best.safetensors").exists()
+
+
 def test_kept_weights_are_those_that_were_validated(tmp_path: Path) -> None:
     """After the epoch's last step and with its batch norms measured, and not of a later step."""
     order, validated = [], []
