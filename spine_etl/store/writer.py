@@ -92,12 +92,10 @@ class StoreWriter:
         """
         with ThreadPoolExecutor(_WRITE_THREADS) as pool:
             # Encoding and hashing release the GIL and flushing waits for the disk, so they run concurrently.
-            encoding = {
-                name: pool.submit(array.encode, voxels[name])
-                for name, array in self.arrays.items()
-                if name != "image"
-            }
-            image = self.arrays["image"].encode(voxels["image"])
+            # Never on the main thread: there blosc uses threads of its own, which place a row's blocks in any
+            # order, so that the same voxels would have other bytes each time.
+            encoding = {name: pool.submit(array.encode, voxels[name]) for name, array in self.arrays.items()}
+            image = encoding.pop("image").result()
             hashing = {"image": pool.submit(_sha256, image)}
             row = self._write_to_free_row(first, image)
             for name, encoded in encoding.items():
