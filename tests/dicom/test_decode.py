@@ -1,4 +1,4 @@
-"""Pixels of every transfer syntax, held against pydicom; damage is refused, never filled in."""
+"""Pixels of every transfer syntax, compared with pydicom; damage is refused, never filled in."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ def test_offset_table_that_points_elsewhere_is_left_to_pydicom(series: SeriesWri
 
 
 @pytest.mark.parametrize("fragments", [1, 2])
-def test_damaged_jpeg_ls_is_refused_by_both_ways(series: SeriesWriter, fragments: int) -> None:
+def test_damaged_jpeg_ls_is_refused_on_the_fast_and_the_slow_path(
+    series: SeriesWriter, fragments: int
+) -> None:
     stream = bytes(imagecodecs.jpegls_encode(series.stored()))
     content = encapsulate([stream[: len(stream) // 2] + b"\xff\xd9"], fragments_per_frame=fragments)
     with pytest.raises(DecodeFailed, match="cannot be decoded"):

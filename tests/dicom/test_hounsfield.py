@@ -1,4 +1,4 @@
-"""Stored values to HU, held against the formula in float64 or whole numbers."""
+"""Stored values to HU, compared with the formula in float64 or integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are read, how often, and what is told about them."""
+"""Which files of a folder are read, how often, and which facts and warnings they give."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ opened: list[str] = []
 _listening = [False]
 
 
-def _hear(event: str, arguments: tuple[object, ...]) -> None:
+def _record_open(event: str, arguments: tuple[object, ...]) -> None:
     if _listening[0] and event == "open":
         opened.append(str(arguments[0]))
 
 
-sys.addaudithook(_hear)  # stays for good, so it is deaf outside the fixture
+sys.addaudithook(_record_open)  # hooks cannot be removed, so it records only inside the fixture
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Order and geometry, held against positions that pydicom and SimpleITK read, or that were written."""
+"""Order and geometry, compared with positions that pydicom and SimpleITK read, or that were written."""
 
 from __future__ import annotations
 
@@ -161,15 +161,15 @@ def test_positions_rounded_to_two_decimals_are_even(series: SeriesWriter) -> Non
     assert volume.warnings == ()
 
 
-def test_uneven_slices_keep_their_places(series: SeriesWriter) -> None:
+def test_uneven_slices_keep_their_positions(series: SeriesWriter) -> None:
     heights = [0.0, 0.764, 2.001, 3.0, 4.1, 5.0]
     for i, z in enumerate(heights):
         series.add(f"{i}.dcm", z=z)
     volume = read_series(series.folder)
     assert volume.slice_coordinates is not None
     assert (volume.slice_coordinates[0], volume.slice_coordinates[-1]) == (0, 5)
-    places = [(z, 0, 0) for z in volume.slice_coordinates]
-    np.testing.assert_allclose(volume.grid.to_mm(places)[:, 2], heights, atol=1e-12)
+    indices = [(z, 0, 0) for z in volume.slice_coordinates]
+    np.testing.assert_allclose(volume.grid.to_mm(indices)[:, 2], heights, atol=1e-12)
     assert volume.warnings == ("Slices are uneven: steps of 0.764 to 1.237 mm.",)
 
 
@@ -245,7 +245,7 @@ def test_identical_duplicates_are_dropped(series: SeriesWriter, name: str) -> No
 
 
 @pytest.mark.parametrize("apart", [0.0005, 0.004, 0.04])
-def test_positions_that_differ_by_rounding_are_one_place(series: SeriesWriter, apart: float) -> None:
+def test_positions_that_differ_by_rounding_are_equal(series: SeriesWriter, apart: float) -> None:
     series.add_many(5)
     series.add("6.dcm", series.stored(2), z=-2 - apart)
     volume = read_series(series.folder)
