@@ -19,6 +19,9 @@ FloatArray = npt.NDArray[np.float64]
 # Index order is (z, y, x), point order is (L, P, S): canonical axes swap first and last.
 _CANONICAL_AXES = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
+_TIE_TOLERANCE = 1e-6
+"""Voxels: an index this close to halfway between two voxels is a tie, whatever the round-off."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -94,6 +97,18 @@ class Grid:
         return "".join("LPS"[axis] if cosines[axis, k] > 0 else "RAI"[axis] for k, axis in enumerate(axes))
 
     @property
+    def axis_signs(self) -> FloatArray:
+        """(3,): for z, y and x, 1 if the axis runs mainly to Left, Posterior or Superior, else -1.
+
+        Of components that are equal to within round-off, the first of S, P, L counts.
+        """
+        steps = self.affine[2::-1, :3]  # rows S, P, L
+        sizes = np.abs(steps)
+        main = (sizes >= sizes.max(axis=0) * (1 - 1e-6)).argmax(axis=0)
+        signs: FloatArray = np.sign(steps[main, range(3)])
+        return signs
+
+    @property
     def tilt_degrees(self) -> float:
         """The gantry tilt: the angle between the step from slice to slice and the slices' normal."""
         return _degrees_between(self.affine[:3, 0], self._normal)
@@ -123,6 +138,24 @@ class Grid:
         inverse = np.linalg.inv(self.affine)
         index: FloatArray = np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
         return index
+
+    def tie_shifts(self) -> FloatArray:
+        """(3,): what is added to an index (z, y, x) so that its nearest voxel depends on the position only.
+
+        Halfway between two voxels, whatever the round-off, the one further to the Left, Posterior or Superior
+        is taken, along the main direction of the axis: the same voxel in any order and direction of the axes.
+        """
+        return self.axis_signs * _TIE_TOLERANCE
+
+    def nearest_voxels(self, points_mm: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """LPS millimetres (..., 3) to the nearest voxels (..., 3) in (z, y, x), also beyond the grid.
+
+        For ties see `tie_shifts`.
+        """
+        voxels: npt.NDArray[np.int64] = np.floor(self.to_index(points_mm) + 0.5 + self.tie_shifts()).astype(
+            np.int64
+        )
+        return voxels
 
     def index_map_to(self, other: Grid) -> FloatArray:
         """(4, 4): maps a homogeneous index of this grid to the index of the same point in ``other``."""

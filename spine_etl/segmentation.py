@@ -120,8 +120,8 @@ def level_centers_mm(label_map: LabelMap, recipe: Recipe) -> dict[str, FloatArra
 def slice_range(label_map: LabelMap, label: int, volume: Volume) -> tuple[int, int] | None:
     """File numbers of the lowest and the highest CT slice that the label reaches into.
 
-    A slice extends halfway to its neighbours. None if the file names contain no numbers, or if the label is
-    beyond the CT's slices or absent.
+    A slice extends halfway to its neighbours; a voxel exactly there is in the slice that `Grid.tie_shifts`
+    chooses. None if the file names contain no numbers, or if the label is beyond the CT's slices or absent.
     """
     region = label_regions(label_map).get(label)
     if region is None or volume.file_numbers is None:
@@ -132,7 +132,7 @@ def slice_range(label_map: LabelMap, label: int, volume: Volume) -> tuple[int, i
         # At an angle to the CT's slices the bounding box reaches further than the label: use all its voxels.
         part = tuple(slice(low, high + 1) for low, high in zip(region.low, region.high, strict=True))
         voxels = np.argwhere(label_map.labels[part] == label) + np.array(region.low)
-    z = voxels @ step + start
+    z = voxels @ step + start + volume.grid.tie_shifts()[0]
     slices = volume.slice_positions
     if z.max() < -0.5 or z.min() > slices[-1] + 0.5:
         return None

@@ -9,6 +9,8 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spine_etl.boxes import box_levels
 from spine_etl.geometry import Grid
@@ -114,3 +116,81 @@ def test_files_in_any_order_give_one_result(tmp_path: Path) -> None:
         orientation = np.array([axes, flips], float).T
         nibabel.save(image.as_reoriented(orientation), tmp_path / "other.nii")
         np.testing.assert_array_equal(sample_labels(read_label_map(tmp_path / "other.nii"), target), expected)
+
+
+TIES = {
+    # Steps of the source along z, y and x (columns) that make every second sample of 0.5 mm a tie, exactly.
+    "head to foot": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]],
+    "tilted": [[0, 0, 1], [0.5, 1, 0], [-1, 0, 0]],
+    "diagonal": [[0, 1, 1], [0, 1, -1], [-1, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("steps", TIES)
+def test_ties_do_not_depend_on_the_order(steps: str) -> None:
+    labels, affine = noise((4, 5, 6)).astype(np.uint8), np.eye(4)
+    affine[:3, :3], affine[:3, 3] = TIES[steps], (1, 2, 3)
+    first = LabelMap(labels, Grid(labels.shape, affine))
+    center = first.grid.to_mm((2, 2, 2))
+    target = Grid.from_origin(center - 4, (18, 17, 16), 0.5)
+    index = first.grid.to_index(target.to_mm(np.moveaxis(np.indices(target.shape), 0, -1)))
+    assert np.mean((index % 1 == 0.5).any(axis=-1)) > 0.4
+    expected, share = sample_labels(first, target), coverage(first.grid, target)
+    assert 0 < share < 1
+    for order in ORDERS:
+        other = LabelMap(*stored_as(labels, affine, order))
+        np.testing.assert_array_equal(sample_labels(other, target), expected, err_msg=str(order))
+        assert coverage(other.grid, target) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_tie_takes_the_voxel_further_to_left_posterior_superior(order: Order) -> None:
+    """Voxel (z, y, x) of 1 mm has its centre at S = z, P = y, L = x and, in closed form, the label below."""
+    z, y, x = np.indices((3, 4, 5))
+    labels, affine = (1 + x + 5 * y + 20 * z).astype(np.uint8), np.eye(4)[[2, 1, 0, 3]]
+    other = LabelMap(*stored_as(labels, affine, order))
+    for shift in (-1e-9, 0.0, 1e-9):  # round-off
+        target = Grid.from_origin((-0.5 + shift, -0.5, -0.5 - shift), (4, 5, 6), 1.0)
+        expected = np.zeros((4, 5, 6), np.uint8)
+        expected[:3, :4, :5] = labels  # -0.5 is in voxel 0; 2.5, 3.5 and 4.5 are beyond the last
+        np.testing.assert_array_equal(sample_labels(other, target), expected)
+        assert coverage(other.grid, target) == pytest.approx(3 * 4 * 5 / (4 * 5 * 6))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_box_and_slices_at_ties_do_not_depend_on_the_order(order: Order) -> None:
+    """The map's columns are halfway between the CT's, and its planes halfway between the CT's slices."""
+    labels, affine = np.zeros((8, 8, 8), np.uint8), np.eye(4)[[2, 1, 0, 3]]
+    labels[:, :, :4], labels[:, :, 4:] = 1, 2
+    affine[:3, 3] = (0.5, 0, 0.5)
+    label_map = LabelMap(*stored_as(labels, affine, order))
+    to_ct = np.eye(4)[[2, 1, 0, 3]]
+    for up in (1, -1):
+        to_ct[2, 0], to_ct[2, 3] = up, 0 if up == 1 else 9
+        numbers = np.arange(10) if up == 1 else np.arange(10)[::-1]  # a slice's number is its height
+        volume = Volume(np.zeros((10, 10, 10), np.int16), Grid((10, 10, 10), to_ct), file_numbers=numbers)
+        # Column 4 is at L = 4, between the map's columns 3 (label 1) and 4 (label 2): the latter counts.
+        assert box_levels([FractureBox(3.9, 2, 0.2, 3, 4)], volume, label_map, RECIPE) == ["C2"]
+        # The map's planes are at 0.5 to 7.5 mm: the slices at 1 to 8 mm.
+        assert slice_range(label_map, 1, volume) == (1, 8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(ORDERS),
+    st.tuples(*[st.floats(0.3, 3)] * 3),
+    st.floats(-0.4, 0.4),
+    st.tuples(*[st.floats(-4, 4)] * 3),
+    st.floats(0.3, 2),
+)
+def test_any_order_of_any_grid_gives_one_result(
+    order: Order,
+    spacing: tuple[float, float, float],
+    tilt: float,
+    shift: tuple[float, float, float],
+    mm: float,
+) -> None:
+    labels, affine = noise((4, 3, 5)).astype(np.uint8), tilted_affine(tilt, spacing)
+    first, other = LabelMap(labels, Grid(labels.shape, affine)), LabelMap(*stored_as(labels, affine, order))
+    target = Grid.canonical(first.grid.center_mm + shift, (5, 6, 4), mm)
+    np.testing.assert_array_equal(sample_labels(other, target), sample_labels(first, target))

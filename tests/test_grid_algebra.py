@@ -132,3 +132,27 @@ def test_tilt_and_obliqueness_are_the_angles_they_were_made_with(
     ]  # fmt: skip
     grid = Grid((3, 4, 5), turned)
     np.testing.assert_allclose((grid.tilt_degrees, grid.oblique_degrees), (0, degrees), atol=1e-6)
+
+
+@FEW
+@given(grids(), st.tuples(*[st.floats(-60, 60)] * 3))
+def test_nearest_voxel_contains_the_point(grid: Grid, index: tuple[float, float, float]) -> None:
+    voxel = grid.nearest_voxels(grid.to_mm(index))
+    assert np.abs(voxel - np.array(index)).max() <= 0.5 + 2e-6
+    np.testing.assert_array_equal(grid.nearest_voxels(grid.to_mm(np.rint(index))), np.rint(index))
+
+
+@FEW
+@given(grids())
+def test_axis_signs_are_the_direction_of_the_largest_component(grid: Grid) -> None:
+    for step, sign in zip(grid.affine[:3, :3].T, grid.axis_signs, strict=True):
+        largest, second = sorted(np.abs(step))[:0:-1]
+        assume(largest > second * (1 + 1e-5))
+        assert sign == np.sign(step[np.abs(step).argmax()])
+
+
+def test_sign_of_a_diagonal_axis_is_that_of_superior_then_posterior() -> None:
+    affine = np.eye(4)
+    for off in (-1e-9, 0, 1e-9):
+        affine[:3, :3] = [[1, 1 + off, -1], [0, -1, -1 + off], [-1 + off, 0, 1]]
+        assert Grid((2, 2, 2), affine).axis_signs.tolist() == [-1, -1, 1]

@@ -40,7 +40,7 @@ RECIPE = Recipe.model_validate(
     }
 )
 AIR = -1024
-GOLDEN_VERSION = (2, 2)
+GOLDEN_VERSION = (2, 3)
 """(schema, numbers): the versions that `GOLDEN` belongs to."""
 GOLDEN = {
     "A image": "c7a5865714a59bac",

@@ -40,8 +40,6 @@ from spine_etl.volume import AIR_HU, LabelMap, Volume
 
 _DRIFT_TOLERANCE = 1e-6
 """Source voxels: less drift than this over the length of an axis is round-off, worth 0.004 HU at most."""
-_TIE_TOLERANCE = 1e-6
-"""Source voxels: this close to halfway between two voxels the higher one is taken, whatever the round-off."""
 _HU_RANGE = HuRange(np.float32(AIR_HU), np.float32(-32768), np.float32(32767))
 
 
@@ -83,17 +81,17 @@ def sample_labels(
 
     If ``out`` is given, it is filled and returned: C-ordered, of that shape and dtype.
 
-    Each centre takes the label of the source voxel that contains it; halfway between two, the voxel with the
-    higher index.
+    Each centre takes the label of the source voxel that contains it; halfway between two, the one that
+    `Grid.tie_shifts` chooses by its position, so the order and direction of the source's axes do not matter.
     """
     labels = _read_only(label_map.labels)
     index_map = _index_map(target, label_map.grid)
     order = _axis_order(index_map)
     sampled = np.empty(target.shape, np.uint8) if out is None else out
     if order is None:
-        _run_over_planes(nearest_general, (labels, index_map, _TIE_TOLERANCE, sampled), threads)
+        _run_over_planes(nearest_general, (labels, index_map, label_map.grid.tie_shifts(), sampled), threads)
         return sampled
-    tables = _axis_voxels(index_map, target.shape, order, label_map.grid.shape)
+    tables = _axis_voxels(index_map, target.shape, order, label_map.grid)
     buffer = _source_order_buffer(sampled, order)
     _run_over_planes(nearest_separable, (labels, *tables, buffer), threads)
     return _copy_to_target_order(buffer, order, sampled)
@@ -102,18 +100,19 @@ def sample_labels(
 def coverage(source: Grid, target: Grid) -> float:
     """Share, 0 to 1, of the target's voxel centres inside the source's block of voxels.
 
-    Inside is an index from -0.5 to n - 0.5: the voxels that `sample_labels` would read.
+    Inside is an index from -0.5 to n - 0.5: the voxels that `sample_labels` would read. Of two opposite faces
+    one belongs to the block, as `Grid.tie_shifts` says.
     """
     index_map = _index_map(target, source)
     order = _axis_order(index_map)
     if order is not None:
-        tables = _axis_voxels(index_map, target.shape, order, source.shape)
+        tables = _axis_voxels(index_map, target.shape, order, source)
         return float(np.prod([np.mean(table >= 0) for table in tables]))
     in_plane = index_map[:3, 1:3] @ np.indices(target.shape[1:]).reshape(2, -1) + index_map[:3, 3:]
-    limits = np.array(source.shape)[:, None]
+    limits, ties = np.array(source.shape)[:, None], source.tie_shifts()[:, None]
     inside = 0
     for z in range(target.shape[0]):
-        voxels = np.floor(in_plane + index_map[:3, :1] * z + 0.5 + _TIE_TOLERANCE)
+        voxels = np.floor(in_plane + index_map[:3, :1] * z + 0.5 + ties)
         inside += int(np.count_nonzero(((voxels >= 0) & (voxels < limits)).all(axis=0)))
     return inside / float(np.prod(target.shape))
 
@@ -182,12 +181,13 @@ def _axis_positions(index_map: FloatArray, shape: tuple[int, int, int], order: l
 
 
 def _axis_voxels(
-    index_map: FloatArray, shape: tuple[int, int, int], order: list[int], source_shape: tuple[int, int, int]
+    index_map: FloatArray, shape: tuple[int, int, int], order: list[int], source: Grid
 ) -> list[npt.NDArray[np.int64]]:
     """For each source axis, the voxel that contains each position along its target axis; -1 outside."""
     positions = _axis_positions(index_map, shape, order)
-    voxels = [np.floor(axis + 0.5 + _TIE_TOLERANCE).astype(np.int64) for axis in positions]
-    return [np.where((v >= 0) & (v < n), v, -1) for v, n in zip(voxels, source_shape, strict=True)]
+    ties = source.tie_shifts()
+    voxels = [np.floor(axis + 0.5 + tie).astype(np.int64) for axis, tie in zip(positions, ties, strict=True)]
+    return [np.where((v >= 0) & (v < n), v, -1) for v, n in zip(voxels, source.shape, strict=True)]
 
 
 def _source_axis(samples: int, ratio: float, coordinates: FloatArray | None) -> SourceAxis:

@@ -175,19 +175,19 @@ def nearest_separable(
 def nearest_general(
     labels: npt.NDArray[np.uint8],
     index_map: FloatArray,
-    tie: float,
+    ties: FloatArray,
     out: npt.NDArray[np.uint8],
     start: int,
     stop: int,
 ) -> None:
-    """Sample labels voxel by voxel; ``tie`` is added to each index, so a tie takes the higher voxel."""
+    """Sample labels voxel by voxel; ``ties`` (z, y, x) are added to each index (`Grid.tie_shifts`)."""
     for i in range(start, stop):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
                 index = _map_index(index_map, i, j, k)
-                z = int(np.floor(index[0] + 0.5 + tie))
-                y = int(np.floor(index[1] + 0.5 + tie))
-                x = int(np.floor(index[2] + 0.5 + tie))
+                z = int(np.floor(index[0] + 0.5 + ties[0]))
+                y = int(np.floor(index[1] + 0.5 + ties[1]))
+                x = int(np.floor(index[2] + 0.5 + ties[2]))
                 inside = 0 <= z < labels.shape[0] and 0 <= y < labels.shape[1] and 0 <= x < labels.shape[2]
                 out[i, j, k] = labels[z, y, x] if inside else 0
 

@@ -269,7 +269,7 @@ def test_sampled_labels_all_occur_in_the_source(axes: str, values: set[int], mm:
     }
 
 
-def test_tie_takes_the_higher_index_despite_round_off() -> None:
+def test_tie_takes_the_voxel_further_to_the_left_despite_round_off() -> None:
     labels = np.arange(1, 5, dtype=np.uint8).reshape(4, 1, 1)
     for shift in (-1e-9, 0.0, 1e-9):
         affine = np.eye(4)

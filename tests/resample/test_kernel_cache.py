@@ -36,7 +36,7 @@ labels.flags.writeable = False
 shift = np.eye(4)
 shift[0, 3] = 0.5
 nearest = np.zeros((4, 1, 1), np.uint8)
-kernels.nearest_general(labels, shift, tie, nearest, 0, 4)
+kernels.nearest_general(labels, shift, np.full(3, tie), nearest, 0, 4)
 used = (kernels.sample_separable, kernels.nearest_general, kernels.axis_taps)
 print(json.dumps({
     "separable": separable.ravel().tolist(), "nearest": nearest.ravel().tolist(),

@@ -62,5 +62,5 @@ def test_label_kernel_uses_the_tie_tolerance_it_is_given(tie: float, expected: l
     index_map = np.eye(4)
     index_map[0, 3] = 0.5
     sampled = np.zeros((4, 1, 1), np.uint8)
-    kernels.nearest_general(labels, index_map, tie, sampled, 0, 4)
+    kernels.nearest_general(labels, index_map, np.full(3, tie), sampled, 0, 4)
     assert sampled.ravel().tolist() == expected
