@@ -113,3 +113,8 @@ def test_corner_distance_ignores_axis_order_and_direction() -> None:
     moved = grid.affine.copy()
     moved[:3, 3] += (3.0, 0.0, -4.0)
     assert grid.corner_distance_mm(Grid(grid.shape, moved)) == pytest.approx(5)
+
+
+def test_corner_distance_is_that_of_the_worst_corner() -> None:
+    """Blocks of 2 and 3 voxels of 1 mm share a face; the other corners are 1 mm apart."""
+    assert Grid((2, 2, 2), np.eye(4)).corner_distance_mm(Grid((3, 2, 2), np.eye(4))) == pytest.approx(1)
