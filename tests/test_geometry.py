@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,3 +119,19 @@ def test_corner_distance_ignores_axis_order_and_direction() -> None:
 def test_corner_distance_is_that_of_the_worst_corner() -> None:
     """Blocks of 2 and 3 voxels of 1 mm share a face; the other corners are 1 mm apart."""
     assert Grid((2, 2, 2), np.eye(4)).corner_distance_mm(Grid((3, 2, 2), np.eye(4))) == pytest.approx(1)
+
+
+def test_axis_codes_and_angles_agree_with_nibabel() -> None:
+    rng, compared = np.random.default_rng(5), 0
+    for _ in range(100):
+        rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = rotation * rng.uniform(0.5, 3, 3)
+        ras = np.diag([-1, -1, 1, 1]) @ affine
+        if np.abs(rotation).max(axis=0).min() > 0.75:  # otherwise the nearest patient axis is ambiguous
+            assert Grid((2, 2, 2), affine).axis_codes == "".join(nibabel.aff2axcodes(ras))
+            compared += 1
+        assert Grid((2, 2, 2), affine).tilt_degrees == pytest.approx(0, abs=1e-6)
+        nearest = np.degrees(np.arccos(np.abs(rotation[:, 0]).max()))
+        assert Grid((2, 2, 2), affine).oblique_degrees == pytest.approx(nearest, abs=1e-6)
+    assert compared > 10

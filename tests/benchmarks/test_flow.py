@@ -15,9 +15,8 @@ from statistics import median
 import pytest
 
 from spine_etl.phantom import write_phantom
-from spine_etl.pipeline import process_study
+from spine_etl.pipeline import process_study, warm_up
 from spine_etl.recipe import Recipe
-from spine_etl.resample import warm_up
 from spine_etl.source.layout import discover_studies
 from spine_etl.store.writer import StoreWriter
 from tests.benchmarks.comparison import ROOT, print_table

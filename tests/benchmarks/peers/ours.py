@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 
-from spine_etl.pipeline import process_study
+from spine_etl.pipeline import process_study, warm_up
 from spine_etl.recipe import Recipe
-from spine_etl.resample import warm_up
 from spine_etl.source.layout import Study
 from spine_etl.store.writer import StoreWriter
 from tests.benchmarks.peers import THREADS, Crops
