@@ -73,7 +73,10 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
 
 def _connect_to(scheduler: str) -> Client:
     try:
-        return Client(scheduler, timeout=10)
+        try:
+            return Client(scheduler, timeout=10)
+        except AssertionError:  # distributed's event loop had not started after its 10 s: a busy machine
+            return Client(scheduler, timeout=10)
     except (OSError, ValueError, TypeError) as error:  # no answer; not an address; tls:// without settings
         raise SchedulerLost(f"{scheduler} does not answer, or rejects these TLS settings.") from error
 

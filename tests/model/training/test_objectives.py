@@ -139,7 +139,7 @@ def test_logistic_regression_on_thinned_slices_has_the_odds_of_all() -> None:
     slices[0, 0] = rows[:, 1]
     views = torch.zeros(2, 2, 800, 1, 1, 1)
     views[0, 0, :, 0, 0, 0] = rows[:, 0]
-    fields = {"views": views, "located": located, "slices": slices, "marks": None}
+    fields = {"views": views, "located": located, "slices": slices, "box_masks": None}
     objective = SliceObjective(
         network(), STAGE.model_copy(update={"negatives": 3.0, "batch_size": 200}), Ranks()
     )
