@@ -65,7 +65,7 @@ test: lint postgresql
 # First interpreted, so that the lines of compiled kernels count; tests of the compilation do not apply there.
 coverage: .venv/ready
 	rm -f .coverage .coverage.*
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/resample tests/test_segmentation.py -W ignore \
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/resample tests/segmentation -W ignore \
 		-k "not warm_up and not they_are_given" --cov --cov-report=
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-append --cov-report=
 	$(BIN)/coverage report --include 'spine_etl/*' --fail-under 92

@@ -10,10 +10,10 @@ import numba
 import numpy as np
 import pytest
 
-from spine_etl import segmentation
 from spine_etl.resample import kernels
+from spine_etl.segmentation import regions
 
-MODULES = (kernels, segmentation)
+MODULES = (kernels, regions)
 
 
 def kernels_of(module: ModuleType) -> dict[str, numba.core.dispatcher.Dispatcher]:

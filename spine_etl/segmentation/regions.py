@@ -1,4 +1,4 @@
-"""What a label map shows: the region of each label, and checks of the labels against the CT."""
+"""What a label map shows: the region of each label, its centre, and the CT slices it reaches into."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskOutsideVolume
+from spine_etl.errors import LabelUnknown
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.jit import compiled
 from spine_etl.recipe import Recipe
@@ -59,59 +59,11 @@ def check_labels(label_map: LabelMap, recipe: Recipe) -> None:
         raise LabelUnknown(f"The segmentation contains labels {unknown}, which the recipe does not name.")
 
 
-def check_overlap(label_map: LabelMap, ct: Grid) -> None:
-    """Refuse a segmentation if it, or one of its labels, is wholly outside the CT.
-
-    Raises
-    ------
-    MaskOutsideVolume
-        Lists the labels.
-    """
-    if _are_separated(label_map.grid, ct):
-        raise MaskOutsideVolume("The segmentation is wholly outside the CT.")
-    regions = label_regions(label_map)
-    outside = [
-        label
-        for label, region in regions.items()
-        if _are_separated(_bounding_grid(region, label_map.grid), ct)
-    ]
-    if outside:
-        raise MaskOutsideVolume(f"Labels {outside} of the segmentation are wholly outside the CT.")
-
-
-def check_slices(label_map: LabelMap, volume: Volume) -> None:
-    """Refuse a segmentation with the CT's shape, one voxel for each CT voxel, whose position differs.
-
-    A segmentation with another shape passes: it may have any position.
-
-    Raises
-    ------
-    MaskOutsideVolume
-        If one of its corners is more than a voxel away from every corner of the CT.
-    GeometryInvalid
-        If the CT's slices are so uneven that some labels, on their even grid, are nearer to a neighbouring
-        slice than to their own.
-    """
-    if sorted(label_map.grid.shape) != sorted(volume.grid.shape):
-        return
-    distance = label_map.grid.corner_distance_mm(volume.grid)
-    if distance > volume.grid.spacing_mm.max():
-        raise MaskOutsideVolume(
-            f"The segmentation has the CT's shape, but its corners are {distance:.1f} mm away from the CT's."
-        )
-    positions = volume.slice_positions
-    if np.abs(positions - np.arange(len(positions))).max() > 0.5:
-        raise GeometryInvalid(
-            "The CT's slices are unevenly spaced but its segmentation's are even, so labels are misaligned.",
-            action="Make the segmentation on a grid of its own, in millimetres, or remove it.",
-        )
-
-
 def level_centers_mm(label_map: LabelMap, recipe: Recipe) -> dict[str, FloatArray]:
     """By level name, the LPS centre (3,) of the bounding box of each of the recipe's levels in the map."""
     regions = label_regions(label_map)
     return {
-        level: _bounding_grid(regions[label], label_map.grid).center_mm
+        level: bounding_grid(regions[label], label_map.grid).center_mm
         for level, label in recipe.levels.items()
         if label in regions
     }
@@ -143,6 +95,14 @@ def slice_range(label_map: LabelMap, label: int, volume: Volume) -> tuple[int, i
     return (first, last) if min(first, last) >= 0 else None
 
 
+def bounding_grid(region: LabelRegion, grid: Grid) -> Grid:
+    """The part of the label map's grid that is a region's bounding box."""
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_mm(region.low)
+    z, y, x = (high - low + 1 for low, high in zip(region.low, region.high, strict=True))
+    return Grid((z, y, x), affine)
+
+
 def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache, before the first study needs it."""
     label_regions(LabelMap(np.zeros((1, 1, 1), np.uint8), Grid((1, 1, 1), np.eye(4))))
@@ -166,25 +126,6 @@ def _find_regions(label_map: LabelMap) -> Mapping[int, LabelRegion]:
             for label in np.flatnonzero(counts).tolist()
         }
     )
-
-
-def _bounding_grid(region: LabelRegion, grid: Grid) -> Grid:
-    """The part of the label map's grid that is a region's bounding box."""
-    affine = grid.affine.copy()
-    affine[:3, 3] = grid.to_mm(region.low)
-    z, y, x = (high - low + 1 for low, high in zip(region.low, region.high, strict=True))
-    return Grid((z, y, x), affine)
-
-
-def _are_separated(a: Grid, b: Grid) -> bool:
-    """True if a plane along an axis of either grid separates the two blocks of voxels."""
-    return _is_beside(a.to_index(b.corners_mm()), a) or _is_beside(b.to_index(a.corners_mm()), b)
-
-
-def _is_beside(corners: FloatArray, grid: Grid) -> bool:
-    """True if all corners (8, 3), in the grid's indices, are beyond one of the faces of the grid's block."""
-    ends = np.array(grid.shape) - 0.5
-    return bool(((corners.max(axis=0) <= -0.5) | (corners.min(axis=0) >= ends)).any())
 
 
 @compiled
