@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spine_etl import errors
-from spine_etl.errors import SpineError
+from spine_etl.errors import WARNINGS, SpineError
 
 HEADING = """# Errors
 
@@ -14,9 +14,14 @@ Every error is printed as one line: `[CODE] study UID: reason. remedy.` Codes ar
 for them. The reason names what was found and where. Each error is also an instance of the built-in exception
 in the last column; `spine_etl.errors` shows the whole tree. A specific case may give a more precise remedy.
 
-This page is generated from the docstrings in `spine_etl/errors`; run `make errors` after changing them.
+This page is generated from `spine_etl/errors`; run `make errors` after changing them.
 """
 
+WARNINGS_HEADING = """## Warnings
+
+A warning does not prevent the use of a study. It is in the study's record, in the column `warnings` of a
+version's table, and on the run's page.
+"""
 
 SECTIONS = {
     errors.SourceError: "Sources",
@@ -30,8 +35,9 @@ SECTIONS = {
 
 
 def page() -> str:
-    """The page as Markdown: a section for each branch of the tree, a row for each code."""
-    return "\n".join([HEADING, *(_section(title, branch) for branch, title in SECTIONS.items())])
+    """The page as Markdown: a section for each branch of the tree and one for warnings."""
+    sections = [_section(title, branch) for branch, title in SECTIONS.items()]
+    return "\n".join([HEADING, *sections, _warnings()])
 
 
 def _section(title: str, branch: type[SpineError]) -> str:
@@ -43,6 +49,11 @@ def _section(title: str, branch: type[SpineError]) -> str:
         *map(_row, _codes(branch)),
     ]
     return "\n".join(rows) + "\n"
+
+
+def _warnings() -> str:
+    rows = [f"| `{code}` | {meaning} |" for code, meaning in WARNINGS.items()]
+    return "\n".join([WARNINGS_HEADING, "| code | meaning |", "|---|---|", *rows]) + "\n"
 
 
 def _codes(kind: type[SpineError]) -> Iterator[type[SpineError]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from spine_etl.boxes import box_levels, boxes_in_crop, count_boxes_without_slice
 from spine_etl.dicom import series_files
-from spine_etl.errors import SpineError
+from spine_etl.errors import SpineError, StudyWarning
 from spine_etl.geometry import Grid
 from spine_etl.localization import MIN_CONFIDENCE, Localization, Localizer
 from spine_etl.recipe import Recipe
@@ -141,8 +141,9 @@ def _box_records(
     )
 
 
-def _box_warnings(study: Study, volume: Volume) -> list[str]:
+def _box_warnings(study: Study, volume: Volume) -> list[StudyWarning]:
     unmatched = count_boxes_without_slice(study.boxes, volume)
     if not unmatched:
         return []
-    return [f"{unmatched} of {len(study.boxes)} fracture boxes name no slice of the series."]
+    text = f"{unmatched} of {len(study.boxes)} fracture boxes name no slice of the series."
+    return [StudyWarning("BOX_WITHOUT_SLICE", text)]

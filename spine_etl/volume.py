@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from spine_etl.errors import StudyWarning
 from spine_etl.geometry import FloatArray, Grid
 
 AIR_HU = -1024
@@ -28,7 +29,7 @@ class Volume:
         (z,) strictly rising from 0 to shape[0] - 1: the real position of each stored slice, as a z index of
         the grid. None if the slices are even.
     warnings
-        Irregularities tolerated while reading, one sentence each, no patient data.
+        Irregularities tolerated while reading.
     facts
         Small facts for the study's record (transfer syntax, slices dropped, decoder used, ...).
     file_numbers
@@ -40,7 +41,7 @@ class Volume:
     voxels: npt.NDArray[np.int16] | npt.NDArray[np.float32]
     grid: Grid
     slice_coordinates: FloatArray | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[StudyWarning, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     file_numbers: npt.NDArray[np.int64] | None = None
     source_digest: str = ""

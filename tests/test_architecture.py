@@ -25,7 +25,7 @@ SPINE_ETL: Mapping[str, set[str]] = {
     "jit": set(),
     "s3": set(),
     "settings": {"errors"},
-    "volume": {"geometry"},
+    "volume": {"errors", "geometry"},
     "recipe": {"errors", "settings"},
     "windows": {"errors", "volume"},
     "source": {"errors", "volume", "s3"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import pickle
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spine_etl import errors
-from spine_etl.errors import SliceGap, SpineError
+from spine_etl.errors import WARNINGS, SliceGap, SpineError, StudyWarning
 
 
 def classes(parent: type[SpineError] = SpineError) -> Iterator[type[SpineError]]:
@@ -55,6 +56,31 @@ def test_the_line_that_is_printed() -> None:
     error = SliceGap("slices 4.dcm and 5.dcm are 9.0 mm apart.")
     assert str(error).startswith("[SLICE_GAP] slices 4.dcm and 5.dcm are 9.0 mm apart. Add the missing")
     assert error.as_dict() == {"code": "SLICE_GAP", "reason": error.reason, "action": error.action}
+
+
+def warning_codes_in(path: Path) -> Iterator[str]:
+    """The first argument of each `StudyWarning` that a module makes; empty if it is not a literal."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "StudyWarning":
+            code = node.args[0] if node.args else None
+            yield str(code.value) if isinstance(code, ast.Constant) else ""
+
+
+def test_each_warning_has_a_documented_code() -> None:
+    root = Path(__file__).parents[1]
+    made = {
+        code
+        for package in ("spine_etl", "flows", "model")
+        for path in (root / package).rglob("*.py")
+        for code in warning_codes_in(path)
+    }
+    assert made == set(WARNINGS)
+    assert all(re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code) for code in WARNINGS)
+
+
+def test_warning_as_text() -> None:
+    warning = StudyWarning("SINGLE_SLICE", "There is only one slice.")
+    assert str(warning) == "[SINGLE_SLICE] There is only one slice."
 
 
 def test_the_page_of_errors_is_up_to_date() -> None:

@@ -252,7 +252,7 @@ def test_real_tilted_head_without_a_mask_is_stored(real_data: Path, tmp_path: Pa
     writer = StoreWriter(tmp_path, QUICK)
     record = process_study(study, writer)
     assert record.refusal is None
-    assert any("uneven" in warning.lower() for warning in record.warnings)
+    assert [warning.code for warning in record.warnings] == ["SLICES_UNEVEN"]
     store = writer.commit([record])
     overview = store.read("overview/image", 0)
     grid = store.overview_grid(0)

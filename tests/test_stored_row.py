@@ -22,6 +22,7 @@ import xxhash
 import zarr
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from spine_etl.errors import StudyWarning
 from spine_etl.localization import Localization
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import NUMBERS_VERSION, SCHEMA_VERSION, Recipe
@@ -342,7 +343,9 @@ def test_records_agree_with_the_table(built: Built) -> None:
     a, b = built[3]
     assert a.facts["spacing"] == [2.0, 1.0, 0.5]
     assert a.facts["uneven"] is False
-    assert a.warnings == ("1 of 3 fracture boxes name no slice of the series.",)
+    assert a.warnings == (
+        StudyWarning("BOX_WITHOUT_SLICE", "1 of 3 fracture boxes name no slice of the series."),
+    )
     assert b.facts["spacing"] == pytest.approx([np.hypot(4, 1), 2.5, 2.5], abs=1e-3)
     assert b.facts["uneven"] is True
     assert (a.row, b.row, a.mask_source, b.mask_source) == (3, 4, "given", "predicted")

@@ -33,7 +33,7 @@ def page(summary: Summary) -> str:
     ]
     left = [f"{uid} changed {seconds:.0f} s ago." for uid, seconds in summary.left.items()]
     warned = [
-        f"{_link(summary.store, uid)} {' '.join(warnings)}"
+        f"{_link(summary.store, uid)} {' '.join(f'`{w.code}` {w.text}' for w in warnings)}"
         for uid, warnings in sorted(summary.warnings.items())
     ]
     parts, remaining = [_figures(summary)], _MAX_STUDIES

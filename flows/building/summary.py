@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spine_etl.errors import StudyWarning
+
 _JSON_KEYS = ("store", "processed", "unchanged", "refused", "left", "version", "root_digest", "seconds")
 
 
@@ -43,7 +45,7 @@ class Summary:
     root_digest: str
     seconds: float
     refusals: list[dict[str, str]] = field(default_factory=list)
-    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[StudyWarning, ...]] = field(default_factory=dict)
     without_images: list[str] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
 

@@ -96,7 +96,7 @@ def _find_study(source: str, uid: str, recipe: Recipe) -> Study:
 
 def _notes(study: Study, volume: Volume) -> Iterator[str]:
     """Facts about the study that the pictures cannot show."""
-    yield from volume.warnings
+    yield from map(str, volume.warnings)
     if study.problem:
         yield f"{study.problem}"
     if not study.mask:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spine_etl.dicom.decode import Slice
 from spine_etl.dicom.header import Header
-from spine_etl.errors import DuplicatePosition, GeometryInvalid, MixedSeries, NoSlices, SliceGap
+from spine_etl.errors import DuplicatePosition, GeometryInvalid, MixedSeries, NoSlices, SliceGap, StudyWarning
 from spine_etl.geometry import FloatArray, Grid
 
 # Positions in headers are often rounded to 2 decimals, which moves a slice by up to 0.01 mm against the line
@@ -40,7 +40,7 @@ class Stack:
     grid: Grid
     slice_coordinates: FloatArray | None
     dropped: tuple[Dropped, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[StudyWarning, ...]
 
 
 def stack_slices(slices: Sequence[Slice]) -> Stack:
@@ -68,7 +68,9 @@ def stack_slices(slices: Sequence[Slice]) -> Stack:
     distinct, duplicates = _without_duplicates(rest, axes[0])
     ordered = _in_order(distinct, axes[0])
     dropped = (*localizers, *duplicates)
-    warnings = tuple(f"{drop.file} was left out: {drop.reason}." for drop in dropped)
+    warnings = tuple(
+        StudyWarning("SLICE_LEFT_OUT", f"{drop.file} was left out: {drop.reason}.") for drop in dropped
+    )
     if len(ordered) == 1:
         grid, warning = _single_grid(ordered[0], axes)
         return Stack(tuple(ordered), grid, None, dropped, (*warnings, warning))
@@ -207,7 +209,7 @@ def _grid(slices: Sequence[Slice], axes: FloatArray) -> Grid:
     return _affine_grid(slices, axes, (positions[-1] - positions[0]) / (len(slices) - 1))
 
 
-def _single_grid(only: Slice, axes: FloatArray) -> tuple[Grid, str]:
+def _single_grid(only: Slice, axes: FloatArray) -> tuple[Grid, StudyWarning]:
     """The grid of a single slice; SliceThickness or SpacingBetweenSlices replaces the missing step."""
     header = only.header
     for keyword, step in (
@@ -215,30 +217,33 @@ def _single_grid(only: Slice, axes: FloatArray) -> tuple[Grid, str]:
         ("SpacingBetweenSlices", header.spacing_between_slices),
     ):
         if step is not None and step > 0:
-            warning = f"There is only one slice; its step is {keyword}, {step:g} mm."
-            return _affine_grid([only], axes, axes[0] * step), warning
+            text = f"There is only one slice; its step is {keyword}, {step:g} mm."
+            return _affine_grid([only], axes, axes[0] * step), StudyWarning("SINGLE_SLICE", text)
     raise GeometryInvalid(
         f"{only.name} is the only slice and has neither SliceThickness nor SpacingBetweenSlices."
     )
 
 
-def _coordinates(slices: Sequence[Slice], normal: FloatArray) -> tuple[FloatArray | None, list[str]]:
+def _coordinates(slices: Sequence[Slice], normal: FloatArray) -> tuple[FloatArray | None, list[StudyWarning]]:
     """The slices' z indices on the grid, None if they are even; and warnings."""
     positions, last = _positions(slices), len(slices) - 1
     line = positions[-1] - positions[0]
     share = (positions - positions[0]) @ normal / (line @ normal)
     share[0], share[-1] = 0.0, 1.0
     offset = np.linalg.norm(positions - positions[0] - share[:, None] * line, axis=1)
-    worst, warnings = int(offset.argmax()), []
+    worst = int(offset.argmax())
+    warnings: list[StudyWarning] = []
     if offset[worst] > _MAX_LINE_OFFSET_MM:
         raise GeometryInvalid(
             f"{slices[worst].name} is {offset[worst]:.3f} mm off the line from the first slice to the last."
         )
     if offset[worst] > _TOLERANCE_MM:
-        warnings.append(f"Slices are up to {offset[worst]:.3f} mm off the line from the first to the last.")
+        text = f"Slices are up to {offset[worst]:.3f} mm off the line from the first to the last."
+        warnings.append(StudyWarning("SLICES_OFF_LINE", text))
     uneven_mm = np.abs(share - np.arange(last + 1) / last).max() * np.linalg.norm(line)
     if uneven_mm <= _TOLERANCE_MM * (1 + 1e-6):
         return None, warnings
     steps = np.abs(np.diff(positions @ normal))
-    warnings.append(f"Slices are uneven: steps of {steps.min():.3f} to {steps.max():.3f} mm.")
+    text = f"Slices are uneven: steps of {steps.min():.3f} to {steps.max():.3f} mm."
+    warnings.append(StudyWarning("SLICES_UNEVEN", text))
     return share * last, warnings

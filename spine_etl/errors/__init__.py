@@ -51,6 +51,8 @@
 Each error carries ``code`` (stable, for machines), ``reason`` (one sentence), ``action`` (the remedy) and, if
 it concerns a single study, ``study``. Reasons contain DICOM attribute names and geometry, never a patient's
 name, birth date or other free text from a header. Each class's docstring is its cause in docs/errors.md.
+
+What does not prevent the use of a study is a `StudyWarning`, which is a value and never raised.
 """
 
 from spine_etl.errors.base import SpineError
@@ -105,8 +107,10 @@ from spine_etl.errors.store import (
     StoreWriteFailed,
     StudyNotInStore,
 )
+from spine_etl.errors.warning import WARNINGS, StudyWarning
 
 __all__ = [
+    "WARNINGS",
     "ArchiveInvalid",
     "CheckpointInvalid",
     "ChunkCorrupt",
@@ -149,6 +153,7 @@ __all__ = [
     "StoreWriteFailed",
     "StudyNameInvalid",
     "StudyNotInStore",
+    "StudyWarning",
     "TableInvalid",
     "TrainingError",
     "TransferSyntaxUnsupported",

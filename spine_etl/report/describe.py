@@ -54,7 +54,7 @@ def describe_series(volume: Volume) -> Facts:
         "hu": [float(volume.voxels.min()), float(volume.voxels.max())],
         "voxel_type": str(volume.voxels.dtype),
         **{name: fact for name, fact in volume.facts.items() if name != "spacing"},
-        "warnings": list(volume.warnings),
+        "warnings": [asdict(warning) for warning in volume.warnings],
         "source_digest": volume.source_digest,
     }
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from spine_etl.errors import SpineError
+from spine_etl.errors import SpineError, StudyWarning
 from spine_etl.settings import StrictModel
 
 UNKNOWN = -1
@@ -80,7 +80,7 @@ class Record(StrictModel):
     fracture: dict[str, int] = Field(default={})
     boxes: tuple[BoxRecord, ...] = ()
     facts: dict[str, Any] = Field(default={})
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[StudyWarning, ...] = ()
 
     @staticmethod
     def key(uid: str) -> str:

@@ -137,7 +137,7 @@ def test_facts_are_plain_and_hold_no_patient_data(series: SeriesWriter) -> None:
         3, PatientName="Doe^Jane", PatientID="4711", ContentDate="20220727", AccessionNumber="A99"
     )
     volume = read_series(series.folder)
-    text = json.dumps([volume.facts, volume.warnings])
+    text = json.dumps([volume.facts, [str(warning) for warning in volume.warnings]])
     assert not any(word in text for word in ("Doe", "4711", "20220727", "A99", "1.2.3"))
     assert volume.facts == {
         "transfer_syntaxes": [EXPLICIT],

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 
 from spine_etl.dicom import read_series, series_files
-from spine_etl.errors import DuplicatePosition, GeometryInvalid, MixedSeries, NoSlices, SliceGap
+from spine_etl.errors import DuplicatePosition, GeometryInvalid, MixedSeries, NoSlices, SliceGap, StudyWarning
 from spine_etl.volume import Volume
 
 if TYPE_CHECKING:
@@ -170,7 +170,9 @@ def test_uneven_slices_keep_their_positions(series: SeriesWriter) -> None:
     assert (volume.slice_coordinates[0], volume.slice_coordinates[-1]) == (0, 5)
     indices = [(z, 0, 0) for z in volume.slice_coordinates]
     np.testing.assert_allclose(volume.grid.to_mm(indices)[:, 2], heights, atol=1e-12)
-    assert volume.warnings == ("Slices are uneven: steps of 0.764 to 1.237 mm.",)
+    assert volume.warnings == (
+        StudyWarning("SLICES_UNEVEN", "Slices are uneven: steps of 0.764 to 1.237 mm."),
+    )
 
 
 @pytest.mark.parametrize(("step", "refused"), [(1.85, False), (1.95, True), (2.0, True)])
@@ -195,7 +197,7 @@ def test_slice_slightly_off_the_line_gives_a_warning(series: SeriesWriter) -> No
     for i, x in enumerate([0, 0, 0.05, 0, 0]):
         series.add(f"{i}.dcm", ImagePositionPatient=[x, 0, i])
     assert read_series(series.folder).warnings == (
-        "Slices are up to 0.050 mm off the line from the first to the last.",
+        StudyWarning("SLICES_OFF_LINE", "Slices are up to 0.050 mm off the line from the first to the last."),
     )
 
 
@@ -218,7 +220,9 @@ def test_single_slice_takes_its_thickness(series: SeriesWriter) -> None:
     series.add("1.dcm", z=7)
     volume = read_series(series.folder)
     np.testing.assert_allclose(volume.grid.affine[:3, 0], [0, 0, 3])
-    assert volume.warnings == ("There is only one slice; its step is SliceThickness, 3 mm.",)
+    assert volume.warnings == (
+        StudyWarning("SINGLE_SLICE", "There is only one slice; its step is SliceThickness, 3 mm."),
+    )
 
 
 def test_single_slice_without_thickness(series: SeriesWriter) -> None:
@@ -241,7 +245,7 @@ def test_identical_duplicates_are_dropped(series: SeriesWriter, name: str) -> No
     assert volume.facts["slices"] == 5
     dropped = "3.dcm" if name == "0.dcm" else name
     assert volume.facts["slices_dropped"] == [{"file": dropped, "reason": "duplicate"}]
-    assert volume.warnings == (f"{dropped} was left out: duplicate.",)
+    assert volume.warnings == (StudyWarning("SLICE_LEFT_OUT", f"{dropped} was left out: duplicate."),)
 
 
 @pytest.mark.parametrize("apart", [0.0005, 0.004, 0.04])
@@ -249,7 +253,9 @@ def test_positions_that_differ_by_rounding_are_equal(series: SeriesWriter, apart
     series.add_many(5)
     series.add("6.dcm", series.stored(2), z=-2 - apart)
     volume = read_series(series.folder)
-    assert volume.facts["slices_dropped"] == [{"file": volume.warnings[0].split()[0], "reason": "duplicate"}]
+    assert volume.facts["slices_dropped"] == [
+        {"file": volume.warnings[0].text.split()[0], "reason": "duplicate"}
+    ]
     np.testing.assert_array_equal(volume.voxels[2], series.stored(2).astype(int) - 1024)
     series.add("6.dcm", series.stored(6), z=-2 - apart)
     with pytest.raises(DuplicatePosition, match=r"3\.dcm.*6\.dcm|6\.dcm.*3\.dcm"):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from spine_etl.errors import StudyWarning
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.resample import coverage, kernels, resample_isotropic, sample_image, sample_labels, warm_up
 from spine_etl.volume import AIR_HU, LabelMap, Volume
@@ -288,8 +289,9 @@ def test_coverage_in_closed_form() -> None:
 
 def test_resample_isotropic_covers_the_whole_volume() -> None:
     source = grid("tilted")
+    warning = StudyWarning("SLICES_UNEVEN", "w")
     volume = Volume(
-        noise(source).voxels, source, slice_coordinates=COORDINATES, warnings=("w",), source_digest="d",
+        noise(source).voxels, source, slice_coordinates=COORDINATES, warnings=(warning,), source_digest="d",
         file_numbers=np.arange(9),
     )  # fmt: skip
     isotropic = resample_isotropic(volume, 0.6, threads=2)
@@ -298,7 +300,7 @@ def test_resample_isotropic_covers_the_whole_volume() -> None:
     np.testing.assert_array_equal(isotropic.voxels, sample_image(volume, isotropic.grid))
     assert isotropic.slice_coordinates is None
     assert isotropic.file_numbers is None
-    assert (isotropic.warnings, isotropic.source_digest) == (("w",), "d")
+    assert (isotropic.warnings, isotropic.source_digest) == ((warning,), "d")
 
 
 def test_warm_up_leaves_nothing_to_compile() -> None:

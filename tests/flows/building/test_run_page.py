@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from flows.building.run_page import page
 from flows.building.summary import Summary
+from spine_etl.errors import StudyWarning
 
 
 def summary(
-    refused: int = 0, left: int = 0, warnings: dict[str, tuple[str, ...]] | None = None, store: str = "/store"
+    refused: int = 0,
+    left: int = 0,
+    warnings: dict[str, tuple[StudyWarning, ...]] | None = None,
+    store: str = "/store",
 ) -> Summary:
     refusals = [
         {"uid": f"1.{n}", "code": "SLICE_GAP", "reason": "2\nslices <b>.", "action": "Add them."}
@@ -20,7 +24,8 @@ def summary(
 
 
 def test_figures_and_studies_that_need_attention() -> None:
-    shown = page(summary(1, 1, {"3.1": ("a warning", "another")}, "s3://bucket/store"))
+    warnings = (StudyWarning("SLICES_UNEVEN", "a\nwarning."), StudyWarning("SINGLE_SLICE", "another."))
+    shown = page(summary(1, 1, {"3.1": warnings}, "s3://bucket/store"))
     assert (
         shown
         == f"""\
@@ -40,13 +45,13 @@ Version **4** of `s3://bucket/store`, root digest `{"ab" * 32}`.
 
 ## Stored with warnings: 1
 
-* [3.1](s3://bucket/store/studies/3.1/record.json) a warning another
+* [3.1](s3://bucket/store/studies/3.1/record.json) `SLICES_UNEVEN` a warning. `SINGLE_SLICE` another.
 """
     )
 
 
 def test_the_number_of_listed_studies_is_limited() -> None:
-    warnings = {f"3.{n}": ("a warning",) for n in range(10)}
+    warnings = {f"3.{n}": (StudyWarning("SINGLE_SLICE", "a warning"),) for n in range(10)}
     shown = page(summary(1500, 499, warnings, "/stores/neck & spine"))
     items = [line for line in shown.splitlines() if line.startswith("* ")]
     assert len(items) == 2000
