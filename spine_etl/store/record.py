@@ -15,8 +15,9 @@ from spine_etl.settings import StrictModel
 UNKNOWN = -1
 """Label of a level or patient that the label table does not contain."""
 
-MaskSource = Literal["none", "given", "predicted"]
-"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer."""
+MaskSource = Literal["none", "given", "predicted", "external"]
+"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer, ``external``
+one that was made elsewhere."""
 
 
 class Refusal(StrictModel):
@@ -35,15 +36,20 @@ class LevelRecord(StrictModel):
     ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0). ``coverage`` is the share of the crop,
     0 to 1, inside the CT's field of view. ``confidence`` is 1 if a segmentation shows the level, else the
     localizer's. ``slices`` are the numbers in the file names of the lowest and the highest slice that show
-    the level; the slices between them also show it, and can show other levels.
+    the level; the slices between them also show it, and can show other levels. ``label_share`` is the share
+    of the vertebra's voxels, 0 to 1, that are in its crop. ``island_voxels`` were cleared from the mask since
+    they are not part of the vertebra, up to ``island_distance_mm`` away from it.
     """
 
-    status: Literal["unlocated", "located", "absent"]
+    status: Literal["unlocated", "located", "absent", "ambiguous"]
     origin_mm: tuple[float, float, float] | None = None
     coverage: float = 0.0
     volume_mm3: float = 0.0
     confidence: float = 0.0
     slices: tuple[int, int] | None = None
+    label_share: float = 0.0
+    island_voxels: int = 0
+    island_distance_mm: float = 0.0
 
 
 class BoxRecord(StrictModel):
@@ -65,7 +71,9 @@ class Record(StrictModel):
     """The outcome of one study.
 
     Either ``refusal`` is set, or ``row`` and ``digests`` (SHA-256 of each object, hex) are. ``fracture``
-    maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`.
+    maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`. ``mask_name`` says which localizer or which
+    scheme of labels an external mask has, and is empty otherwise. ``straightened`` is True if a curved series
+    was resampled along its arc.
     """
 
     uid: str
@@ -75,6 +83,8 @@ class Record(StrictModel):
     row: int | None = None
     digests: dict[str, str] = Field(default={})
     mask_source: MaskSource = "none"
+    mask_name: str = ""
+    straightened: bool = False
     levels: dict[str, LevelRecord] = Field(default={})
     overview_origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     fracture: dict[str, int] = Field(default={})

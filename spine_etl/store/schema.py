@@ -31,10 +31,10 @@ ATTRIBUTES = "spine_etl"
 ARRAY_NAMES = ("image", "mask", "overview/image", "overview/mask")
 """The arrays with one object per row, in the order of a table's ``digest`` column."""
 
-LEVEL_STATUS = ("unlocated", "located", "absent")
-"""Codes of ``level_status``, from 0: no usable mask; cropped; not in the mask."""
+LEVEL_STATUS = ("unlocated", "located", "absent", "ambiguous")
+"""Codes of ``level_status``, from 0: no usable mask; cropped; not in the mask; twice in the mask."""
 STATUS_LOCATED = LEVEL_STATUS.index("located")
-MASK_SOURCE = ("none", "given", "predicted")
+MASK_SOURCE = ("none", "given", "predicted", "external")
 """Codes of ``mask_source``, from 0."""
 UID_LENGTH = 64
 """DICOM PS3.5 9.1: a UID has at most 64 characters."""
