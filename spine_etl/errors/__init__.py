@@ -22,7 +22,8 @@
     |-- MaskError                 a segmentation
     |   |-- MaskUnreadable          MASK_UNREADABLE            (ValueError)
     |   |-- LabelUnknown            LABEL_UNKNOWN              (ValueError)
-    |   `-- MaskOutsideVolume       MASK_OUTSIDE_VOLUME        (ValueError)
+    |   |-- MaskOutsideVolume       MASK_OUTSIDE_VOLUME        (ValueError)
+    |   `-- MaskImplausible         MASK_IMPLAUSIBLE           (ValueError)
     |-- RecipeInvalid               RECIPE_INVALID             (ValueError)
     |-- StoreError                a store
     |   |-- StoreNotFound           STORE_NOT_FOUND            (FileNotFoundError)
@@ -68,7 +69,7 @@ from spine_etl.errors.dicom import (
     SliceGap,
     TransferSyntaxUnsupported,
 )
-from spine_etl.errors.mask import LabelUnknown, MaskError, MaskOutsideVolume, MaskUnreadable
+from spine_etl.errors.mask import LabelUnknown, MaskError, MaskImplausible, MaskOutsideVolume, MaskUnreadable
 from spine_etl.errors.recipe import RecipeInvalid
 from spine_etl.errors.run import (
     CheckpointInvalid,
@@ -128,6 +129,7 @@ __all__ = [
     "LabelUnknown",
     "LossNotFinite",
     "MaskError",
+    "MaskImplausible",
     "MaskOutsideVolume",
     "MaskUnreadable",
     "MixedSeries",

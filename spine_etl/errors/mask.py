@@ -28,3 +28,10 @@ class MaskOutsideVolume(MaskError, ValueError):
 
     code = "MASK_OUTSIDE_VOLUME"
     default_action = "Check that the segmentation belongs to this study and that its affine is correct."
+
+
+class MaskImplausible(MaskError, ValueError):
+    """The segmentation cannot be one of this CT's vertebrae."""
+
+    code = "MASK_IMPLAUSIBLE"
+    default_action = "Look at the segmentation on top of its CT, and replace or remove it."

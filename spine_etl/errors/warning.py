@@ -10,6 +10,8 @@ WARNINGS: dict[str, str] = {
     "SLICES_UNEVEN": "The distances between the slices differ; each slice keeps its own position.",
     "SINGLE_SLICE": "The series has only one slice, so its thickness is used as the distance between slices.",
     "BOX_WITHOUT_SLICE": "A fracture box refers to a slice that the series does not contain.",
+    "LABEL_ISLANDS": "Voxels far from the vertebra of their label were removed from the segmentation.",
+    "VERTEBRA_AMBIGUOUS": "Two large parts of a label are far apart, so the level has no crop.",
 }
 """The meaning of each warning's code, in the order of docs/errors.md."""
 

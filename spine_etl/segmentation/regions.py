@@ -10,13 +10,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from spine_etl.errors import LabelUnknown
+from spine_etl.errors import LabelUnknown, MaskImplausible
 from spine_etl.geometry import FloatArray, Grid
 from spine_etl.jit import compiled
 from spine_etl.recipe import Recipe
+from spine_etl.segmentation.runs import IntArray, Runs
 from spine_etl.volume import LabelMap, Volume
 
-_CACHE: WeakKeyDictionary[LabelMap, Mapping[int, LabelRegion]] = WeakKeyDictionary()
+_REGIONS: WeakKeyDictionary[LabelMap, Mapping[int, LabelRegion]] = WeakKeyDictionary()
+_RUNS: WeakKeyDictionary[LabelMap, Runs] = WeakKeyDictionary()
+
+_MAX_RUNS = 2**23
+"""Of runs that are kept, 20 bytes each. A neck at 0.4 mm has 31,000; noise has one for each voxel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +45,32 @@ def label_regions(label_map: LabelMap) -> Mapping[int, LabelRegion]:
 
     Takes one pass over the voxels; the result is cached for the lifetime of the map.
     """
-    if label_map not in _CACHE:
-        _CACHE[label_map] = _find_regions(label_map)
-    return _CACHE[label_map]
+    if label_map not in _REGIONS:
+        _measure(label_map)
+    return _REGIONS[label_map]
+
+
+def label_runs(label_map: LabelMap) -> Runs:
+    """The runs of a label map, found in the pass of `label_regions` and cached as its result is.
+
+    Raises
+    ------
+    MaskImplausible
+        If there are more than any segmentation has: the labels are noise.
+    """
+    if label_map not in _RUNS:
+        _measure(label_map)
+    runs = _RUNS[label_map]
+    if runs.row_start[-1] > len(runs.table):
+        raise MaskImplausible(
+            f"The segmentation changes its label {runs.row_start[-1]} times along its rows: it is noise."
+        )
+    return runs
+
+
+def keep_regions(label_map: LabelMap, regions: Mapping[int, LabelRegion]) -> None:
+    """Make `label_regions` return these regions, which the caller computed, without a pass over the map."""
+    _REGIONS[label_map] = MappingProxyType(dict(regions))
 
 
 def check_labels(label_map: LabelMap, recipe: Recipe) -> None:
@@ -95,6 +123,25 @@ def slice_range(label_map: LabelMap, label: int, volume: Volume) -> tuple[int, i
     return (first, last) if min(first, last) >= 0 else None
 
 
+def make_region(
+    label: int,
+    voxel_count: int,
+    low: IntArray,
+    high: IntArray,
+    index_sum: FloatArray,
+    grid: Grid,
+) -> LabelRegion:
+    """The region of voxels whose indices add up to ``index_sum`` (3,)."""
+    return LabelRegion(
+        label=label,
+        voxel_count=voxel_count,
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        centroid_mm=grid.to_mm(index_sum / voxel_count),
+        volume_mm3=voxel_count * abs(float(np.linalg.det(grid.affine[:3, :3]))),
+    )
+
+
 def bounding_grid(region: LabelRegion, grid: Grid) -> Grid:
     """The part of the label map's grid that is a region's bounding box."""
     affine = grid.affine.copy()
@@ -103,40 +150,34 @@ def bounding_grid(region: LabelRegion, grid: Grid) -> Grid:
     return Grid((z, y, x), affine)
 
 
-def warm_up() -> None:
-    """Compile the kernel, or load it from numba's cache, before the first study needs it."""
-    label_regions(LabelMap(np.zeros((1, 1, 1), np.uint8), Grid((1, 1, 1), np.eye(4))))
-
-
-def _find_regions(label_map: LabelMap) -> Mapping[int, LabelRegion]:
+def _measure(label_map: LabelMap) -> None:
     labels = np.ascontiguousarray(label_map.labels).view()
     labels.flags.writeable = False  # numba compiles the kernel again for writeable arrays
-    counts, low, high, sums = _measure_labels(labels)
-    voxel_mm3 = abs(float(np.linalg.det(label_map.grid.affine[:3, :3])))
-    return MappingProxyType(
-        {
-            label: LabelRegion(
-                label=label,
-                voxel_count=int(counts[label]),
-                low=tuple(low[label].tolist()),
-                high=tuple(high[label].tolist()),
-                centroid_mm=label_map.grid.to_mm(sums[label] / counts[label]),
-                volume_mm3=float(counts[label]) * voxel_mm3,
-            )
-            for label in np.flatnonzero(counts).tolist()
-        }
-    )
+    counts, low, high, sums, table, runs_in_row = _measure_labels(labels, _MAX_RUNS)
+    row_start = np.concatenate([[0], np.cumsum(runs_in_row)])
+    _RUNS[label_map] = Runs(table, row_start, label_map.labels.shape)
+    regions = {
+        label: make_region(label, int(counts[label]), low[label], high[label], sums[label], label_map.grid)
+        for label in np.flatnonzero(counts).tolist()
+    }
+    keep_regions(label_map, regions)
 
 
 @compiled
 def _measure_labels(
-    labels: npt.NDArray[np.uint8],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray]:
-    """For each label 0 to 255: voxel count (256,), lowest index, highest index, sum of indices (256, 3)."""
+    labels: npt.NDArray[np.uint8], max_runs: int
+) -> tuple[IntArray, IntArray, IntArray, FloatArray, npt.NDArray[np.int32], IntArray]:
+    """For each label 0 to 255: voxel count (256,), lowest index, highest index, sum of indices (256, 3).
+
+    Then the first ``max_runs`` runs (`Runs.table`), and the number of all runs in each row (z * y,).
+    """
     counts = np.zeros(256, np.int64)
     low = np.full((256, 3), np.iinfo(np.int64).max)
     high = np.full((256, 3), -1)
     sums = np.zeros((256, 3))
+    table = np.empty((1024, 5), np.int32)
+    found = 0
+    runs_in_row = np.zeros(labels.shape[0] * labels.shape[1], np.int64)
     for z in range(labels.shape[0]):
         for y in range(labels.shape[1]):
             row = labels[z, y]
@@ -151,6 +192,15 @@ def _measure_labels(
                 while end < row.size and row[end] == label:
                     end += 1
                 if label > 0:
+                    if found < max_runs:
+                        if found == table.shape[0]:
+                            longer = np.empty((min(4 * found, max_runs), 5), np.int32)
+                            longer[:found] = table
+                            table = longer
+                        table[found, 0], table[found, 1] = z, y
+                        table[found, 2], table[found, 3], table[found, 4] = start, end, label
+                        found += 1
+                    runs_in_row[z * labels.shape[1] + y] += 1
                     run = end - start
                     counts[label] += run
                     sums[label, 0] += run * z
@@ -162,4 +212,4 @@ def _measure_labels(
                     high[label, 0] = z
                     high[label, 1] = max(high[label, 1], y)
                     high[label, 2] = max(high[label, 2], end - 1)
-    return counts, low, high, sums
+    return counts, low, high, sums, table[:found].copy(), runs_in_row
