@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -164,33 +162,3 @@ def test_concurrent_commits_of_the_same_studies_leave_a_readable_version(tmp_pat
     assert list(check_store(store)) == []
     for i in range(3):
         np.testing.assert_array_equal(store.image(i), voxels(i)["image"])
-
-
-ENCODE_ON_THE_MAIN_THREAD = """
-import sys
-import numpy as np
-from pathlib import Path
-from spine_etl.recipe import load_recipe
-from spine_etl.store.schema import row_arrays
-from spine_etl.store.writer import StoreWriter
-
-recipe = load_recipe("rsna2022")
-writer = StoreWriter(Path(sys.argv[1]), recipe)
-for name in [name for name in sys.modules if name.split(".")[0] == "zarr"]:
-    sys.exit("zarr is imported, which switches blosc's threads off")
-noise = np.random.default_rng(0).normal(0, 25, (7, 96, 160, 192)).astype(np.int16)
-voxels = {name: np.zeros(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
-voxels["image"] = noise
-print(*{writer.write_row(row, voxels)[1]["image"] for row in range(5)})
-"""
-
-
-def test_a_row_has_one_digest_whatever_thread_writes_it(tmp_path: Path) -> None:
-    """On the main thread blosc would use threads of its own, whose blocks come in any order."""
-    command = [sys.executable, "-c", ENCODE_ON_THE_MAIN_THREAD]
-    done = [
-        subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, check=True).stdout
-        for name in ("first", "second")
-    ]
-    assert len(done[0].split()) == 1
-    assert done[0] == done[1]
