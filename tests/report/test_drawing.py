@@ -15,20 +15,12 @@ from pydicom.pixels import apply_windowing
 from spine_etl.report.drawing import Layout, Style, color_of, draw
 from spine_etl.report.panels import Panel, PanelBox
 from spine_etl.windows import BONE, SOFT_TISSUE, Window
-from tests.report.conftest import BOX_COLOR, Picture, has_color
+from tests.report.conftest import BOX_COLOR, cell_pixels, has_color
 
 
 def panel(image_hu: int = -1000, **fields: object) -> Panel:
     image = np.full((40, 60), image_hu, np.int16)
     return Panel(**{"title": "p", "image": image, "mask": None, "pixel_mm": (1, 1), "edges": "APRL"} | fields)  # type: ignore[arg-type]
-
-
-def cell_pixels(picture: Picture, cells: list[Panel | str], columns: int, index: int) -> Picture:
-    """The part of a picture that shows one cell."""
-    left, bottom, width, height = Layout(cells, columns, 9.0).rectangle(index)
-    picture_height, picture_width = picture.shape[:2]
-    rows = slice(round((1 - bottom - height) * picture_height), round((1 - bottom) * picture_height))
-    return picture[rows, round(left * picture_width) : round((left + width) * picture_width), :3]
 
 
 def test_box_is_drawn_on_its_panel_at_its_pixels(tmp_path: Path) -> None:
