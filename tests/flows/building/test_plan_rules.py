@@ -1,4 +1,4 @@
-"""Plans and summaries against a dict: sources that change, and builds that end, are killed or refuse studies."""
+"""Plans and summaries against a dict: sources change, builds refuse studies, and some are killed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Plans(RuleBasedStateMachine):
             self.check_version()
 
     def expected_plan(self) -> tuple[list[str], list[str], list[str]]:
-        """UIDs that the newest version has as they are, that have a valid record, and that are to be built."""
+        """UIDs: unchanged in the newest version, with a valid record, and to be built."""
         unchanged, finished, todo = [], [], []
         for uid in sorted(self.source):
             content, record = self.source[uid], self.records.get(uid)
