@@ -137,14 +137,14 @@ def test_uid_of_64_characters_is_stored(tmp_path: Path) -> None:
     """DICOM allows 64; the column is as wide, so such a UID has no zero at its end."""
     base = {"fingerprint": RECIPE.fingerprint, "source_digest": "00" * 32, "row": 0}
     base |= {"digests": dict.fromkeys(OBJECTS, "00" * 32)}
-    base |= {"levels": dict.fromkeys(LEVELS, {"status": "absent"})}
+    base |= {"levels": {level: {"status": "absent"} for level in LEVELS}}
     writer = StoreWriter(tmp_path, RECIPE)
     uids = ["1" * 63, "1" * 64, "1" * 63 + "2"]
     writer.commit([Record.model_validate({**base, "uid": uid, "row": row}) for row, uid in enumerate(uids)])
     store = open_store(tmp_path)
     assert store.study_uids == uids
     assert [store.index(uid) for uid in uids] == [0, 1, 2]
-    with pytest.raises(ValueError, match="inhomogeneous|shape"):
+    with pytest.raises(ValueError, match="reshape"):
         writer.commit([Record.model_validate({**base, "uid": "1" * 65})])
     assert open_store(tmp_path).version == 1
 
