@@ -33,6 +33,16 @@ def test_create_file_does_not_replace_a_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("key", ["file/below", "file/below/deeper"])
+def test_file_in_the_place_of_a_folder_is_not_taken_for_the_target(tmp_path: Path, key: str) -> None:
+    """FileExistsError would mean that the target exists: a search for a free name would never end."""
+    (tmp_path / "file").write_bytes(b"old")
+    for write in (create_file, replace_file):
+        with pytest.raises(NotADirectoryError):
+            write(tmp_path / key, b"new")
+    assert names(tmp_path) == ["file"]
+
+
 def test_only_one_of_several_concurrent_create_file_calls_succeeds(tmp_path: Path) -> None:
     path, succeeded = tmp_path / "file", []
     start = threading.Barrier(8)
