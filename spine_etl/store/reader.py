@@ -110,7 +110,10 @@ class Store:
         return self.read("mask", study, out)
 
     def read(self, name: str, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """A study's row of one of the `ARRAY_NAMES`, verified and decoded, into ``out`` if given."""
+        """A study's row of one of the `ARRAY_NAMES`, verified and decoded, into ``out`` if given.
+
+        Raises as `image` does, and TypeError if ``out`` has another type, shape or memory layout.
+        """
         array = self.arrays[name]
         content = self.read_object(array, study)
         try:
