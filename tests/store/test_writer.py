@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from spine_etl.errors import StoreFingerprintDiffers, StoreNotFound
+from spine_etl.errors import CommitConflict, StoreFingerprintDiffers, StoreNotFound
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.location import LocalLocation
@@ -130,6 +130,33 @@ def test_arrays_keep_the_rows_of_older_versions(store: Store) -> None:
     smaller = writer.commit([refused_record(store.study_uids[int(np.argmax(store.table["row"]))])])
     assert smaller.table.rows < rows == smaller.rows
     assert image_rows(store) == rows
+
+
+class OvertakenOnCommit(LocalLocation):
+    """Another build commits first, this many times."""
+
+    def __init__(self, root: Path, rivals: int) -> None:
+        super().__init__(root)
+        self.rivals = rivals
+
+    def create(self, key: str, content: bytes) -> None:
+        if key.startswith("versions/") and self.rivals:
+            self.rivals -= 1
+            raise FileExistsError
+        super().create(key, content)
+
+
+def test_twentieth_try_of_a_commit_is_the_last(store: Store) -> None:
+    root = Path(str(store.location))
+    writer = StoreWriter(root, RECIPE)
+    records = [write_study(writer, "1.9", 9)]
+    writer.location = OvertakenOnCommit(root, 20)
+    with pytest.raises(CommitConflict, match="was committed by another build"):
+        writer.commit(records)
+    assert open_store(root).study_uids == store.study_uids
+    writer.location = OvertakenOnCommit(root, 19)
+    assert writer.commit(records).study_uids == ["1.1", "1.2", "1.9"]
+    assert open_store(root).version == 2
 
 
 class OvertakenLocation(LocalLocation):
