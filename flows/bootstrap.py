@@ -18,7 +18,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from flows.cli import build_parser, positive_integer, run
+from flows.cli import build_parser, not_empty, positive_integer, run
 
 if TYPE_CHECKING:
     from flows.building.request import BuildRequest
@@ -39,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = build_parser("flows.bootstrap", "Build a dataset of which only some studies are segmented.")
     parser.add_argument(
-        "--localizer", required=True, metavar="FOLDER", help="the localizer; trained if it does not exist"
+        "--localizer",
+        type=not_empty,
+        required=True,
+        metavar="FOLDER",
+        help="the localizer; trained if it does not exist",
     )
     parser.add_argument(
         "--epochs", type=positive_integer, default=40, help="epochs of its training (default: 40)"

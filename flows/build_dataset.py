@@ -13,7 +13,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from flows.cli import build_parser, run
+from flows.cli import build_parser, not_empty, run
 
 if TYPE_CHECKING:
     from flows.building.request import BuildRequest
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--localizer",
+        type=not_empty,
         metavar="FOLDER",
         help="trained localizer (model.localize train), which finds C1-C7 in studies without a mask",
     )

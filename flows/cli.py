@@ -26,10 +26,16 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
     """A parser with the options that all commands of this package have."""
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument(
-        "--source", required=True, help="folder, .zip or s3://bucket/prefix in the RSNA 2022 layout"
+        "--source",
+        type=not_empty,
+        required=True,
+        help="folder, .zip or s3://bucket/prefix in the RSNA 2022 layout",
     )
     parser.add_argument(
-        "--recipe", default="rsna2022", help="rsna2022, quick, or a TOML file (default: rsna2022)"
+        "--recipe",
+        type=not_empty,
+        default="rsna2022",
+        help="rsna2022, quick, or a TOML file (default: rsna2022)",
     )
     parser.add_argument(
         "--settle",
@@ -47,15 +53,18 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = base_parser(name, description, settle_minutes=0)
     parser.epilog = "Exit status: 0 success, 3 some studies were refused, 1 nothing could be built."
     store = parser.add_mutually_exclusive_group(required=True)
-    store.add_argument("--store", help=STORE_HELP)
+    store.add_argument("--store", type=not_empty, help=STORE_HELP)
     store.add_argument(
-        "--datasets", metavar="ROOT", help="folder or s3://bucket/prefix with one store for each recipe"
+        "--datasets",
+        type=not_empty,
+        metavar="ROOT",
+        help="folder or s3://bucket/prefix with one store for each recipe",
     )
     cluster = parser.add_mutually_exclusive_group()
     cluster.add_argument(
         "--workers", type=positive_integer, help="worker processes on this machine (default: one per core)"
     )
-    cluster.add_argument("--dask", metavar=DASK_ADDRESS, help=DASK_HELP)
+    cluster.add_argument("--dask", type=not_empty, metavar=DASK_ADDRESS, help=DASK_HELP)
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON on standard output at the end"
     )
@@ -125,6 +134,13 @@ def print_summary(summary: Summary) -> None:
         f"{summary.unchanged} unchanged, {summary.refused} refused, {summary.seconds} s, "
         f"root digest {summary.root_digest[:16]}"
     )
+
+
+def not_empty(text: str) -> str:
+    """An option as it is, unless it is empty: the variable of a script that was not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
 
 
 def seconds_from_minutes(text: str) -> float:

@@ -16,7 +16,7 @@ import asyncio
 import signal
 import sys
 
-from flows.cli import DASK_ADDRESS, DASK_HELP, STORE_HELP, base_parser, build_request
+from flows.cli import DASK_ADDRESS, DASK_HELP, STORE_HELP, base_parser, build_request, not_empty
 from flows.console import print_line
 from flows.prefect_server import prefect_server
 
@@ -30,10 +30,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parameters = build_request(options).flow_parameters()
         with prefect_server() as address:
+            from prefect.schedules import Cron
+
             from flows.building.deployment import deploy_nightly
             from flows.building.flow import build_dataset
 
-            runner = deploy_nightly(build_dataset, parameters, options.cron)
+            try:
+                schedule = Cron(options.cron, timezone="UTC")
+            except ValueError:
+                print_line(
+                    f'error: argument --cron: {options.cron} is not a cron schedule, like "0 2 * * *".'
+                )
+                return 2
+            runner = deploy_nightly(build_dataset, parameters, schedule)
             print_line(f"Serving build-dataset/nightly at {options.cron} (UTC). Runs, and a form: {address}")
             asyncio.run(runner.start())
     except SpineError as error:
@@ -48,12 +57,17 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     description = "Build every night, and show the runs in a browser."
     parser = base_parser("flows.serve", description, settle_minutes=10)
-    parser.add_argument("--store", required=True, help=STORE_HELP)
+    parser.add_argument("--store", type=not_empty, required=True, help=STORE_HELP)
     parser.add_argument(
-        "--cron", default="0 2 * * *", help='schedule of the builds, in UTC (default: "0 2 * * *")'
+        "--cron",
+        type=not_empty,
+        default="0 2 * * *",
+        help='schedule of the builds, in UTC (default: "0 2 * * *")',
     )
-    parser.add_argument("--localizer", metavar="FOLDER", help="finds C1-C7 in studies without a mask")
-    parser.add_argument("--dask", metavar=DASK_ADDRESS, help=DASK_HELP)
+    parser.add_argument(
+        "--localizer", type=not_empty, metavar="FOLDER", help="finds C1-C7 in studies without a mask"
+    )
+    parser.add_argument("--dask", type=not_empty, metavar=DASK_ADDRESS, help=DASK_HELP)
     parser.set_defaults(workers=None)
     return parser
 

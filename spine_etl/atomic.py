@@ -5,6 +5,7 @@ After a crash or a power loss there is the old file or the new one, never a part
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -53,7 +54,10 @@ def create_file(path: Path, content: bytes) -> None:
 
 
 def _write_temporary(path: Path, content: bytes, durable: bool) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # must not look as if the target itself existed
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("xb", buffering=0) as file:

@@ -65,8 +65,12 @@ class Recipe(StrictModel):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the recipe without its name, `SCHEMA_VERSION` and `NUMBERS_VERSION`."""
+        return self.fingerprint_of(SCHEMA_VERSION, NUMBERS_VERSION)
+
+    def fingerprint_of(self, schema_version: int, numbers_version: int) -> str:
+        """The fingerprint under these versions of layout and numbers."""
         # The order of the levels is that of the store's level axis, so keys are not sorted.
-        content = [SCHEMA_VERSION, NUMBERS_VERSION, self.model_dump(mode="json", exclude={"name"})]
+        content = [schema_version, numbers_version, self.model_dump(mode="json", exclude={"name"})]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -18,7 +18,10 @@ from urllib.parse import urlsplit
 MAX_TRIES = 10
 """Tries of a request before it fails; with the pauses between them, about two minutes at most."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
+FIRST_PAUSE_S = 0.1
+"""Upper bound of the first pause; it doubles up to `LONGEST_PAUSE_S`."""
+
+LONGEST_PAUSE_S = 30.0
 _ACCESS_DENIED = re.compile(r"status code: (401|403)\b")
 _PERMANENT = re.compile(r"status code: 4(?!08|09|29)\d\d\b|builder error")
 _Result = TypeVar("_Result")
@@ -65,11 +68,25 @@ def open_bucket(url: str) -> Any:
         raise ValueError("the AWS variables are inconsistent") from error
 
 
-def with_retries(operation: Callable[[int], _Result]) -> _Result:
+def with_retries(
+    operation: Callable[[int], _Result],
+    *,
+    tries: int = MAX_TRIES,
+    first_pause_s: float = FIRST_PAUSE_S,
+    sleep: Callable[[float], object] = time.sleep,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> _Result:
     """Call ``operation``, retrying after 5xx, 408, 409, 429, timeouts and lost connections.
 
     The operation gets the number of tries already made. The pause before each retry is random between 0 and a
     bound that doubles (full jitter), so that many workers do not all return at the same moment.
+
+    Parameters
+    ----------
+    tries, first_pause_s
+        The most tries, and the bound of the first pause in seconds.
+    sleep, uniform
+        The pause and its random length, which tests replace.
 
     Raises
     ------
@@ -78,7 +95,7 @@ def with_retries(operation: Callable[[int], _Result]) -> _Result:
     PermissionError
         If the credentials do not allow the request (401, 403).
     ConnectionError
-        If none of `MAX_TRIES` tries succeeded, or the server rejects the request as invalid.
+        If no try succeeded, or the server rejects the request as invalid.
     """
     from obstore.exceptions import (
         AlreadyExistsError,
@@ -90,9 +107,9 @@ def with_retries(operation: Callable[[int], _Result]) -> _Result:
 
     if _client_process not in (0, os.getpid()):  # the request would never return
         raise ConnectionError("this process was forked from one that has used S3: use spawn or forkserver")
-    for tries in range(MAX_TRIES):
+    for earlier_tries in range(tries):
         try:
-            return operation(tries)
+            return operation(earlier_tries)
         except (FileNotFoundError, PreconditionError):
             raise
         except AlreadyExistsError as error:
@@ -102,9 +119,9 @@ def with_retries(operation: Callable[[int], _Result]) -> _Result:
             denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
             if denied or _ACCESS_DENIED.search(text):
                 raise PermissionError("the credentials do not allow it") from error
-            if tries + 1 == MAX_TRIES or _PERMANENT.search(text):
-                raise ConnectionError(_summary(text, tries + 1)) from error
-        time.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**tries)))  # noqa: S311
+            if earlier_tries + 1 == tries or _PERMANENT.search(text):
+                raise ConnectionError(_summary(text, earlier_tries + 1)) from error
+        sleep(uniform(0, min(LONGEST_PAUSE_S, first_pause_s * 2**earlier_tries)))
     raise AssertionError("unreachable")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,10 @@ def load_settings(name: str | Path, model: type[Settings], shipped: Path) -> Set
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeInvalid(f"{path} is not a TOML file: {_first_line(error)}.", action=action) from error
     try:
-        return model.model_validate(content)
+        # Strict: neither "0.5" nor true is a number. From JSON, because there an array may still be a tuple;
+        # a date, which JSON lacks and no setting is, becomes an array.
+        text = json.dumps(content, default=lambda date: [str(date)])
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise RecipeInvalid(f"{path}: {validation_faults(error)}.") from error
 

@@ -76,3 +76,56 @@ def test_level_of_a_box_has_most_pixels_under_it() -> None:
     affine = label_map.grid.affine @ np.array([[1, 0, 0, 0.4], [0, 1, 0, 0], [0, 0, -1, 38.6], [0, 0, 0, 1]])
     part = LabelMap(reversed_x, Grid(reversed_x.shape, affine))
     assert box_levels(boxes, ct(), part, RECIPE) == levels
+
+
+def is_in_crop(box: FractureBox, crop: Grid) -> bool:
+    return bool(np.isfinite(boxes_in_crop([box], ct(), crop)).all())
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        # The crop is 12 x 0.5 mm wide: 7.5 columns of 0.4 mm on both sides of column 24.5, from 17 to 32.
+        (FractureBox(10, 10, 7.01, 4, 11), FractureBox(10, 10, 6.99, 4, 11)),
+        (FractureBox(31.99, 10, 5, 4, 11), FractureBox(32.01, 10, 5, 4, 11)),
+        # 10 x 0.5 mm: five rows of 0.5 mm on both sides of row 12, from 7 to 17.
+        (FractureBox(20, 4, 9, 3.01, 11), FractureBox(20, 4, 9, 2.99, 11)),
+        (FractureBox(20, 16.99, 9, 4, 11), FractureBox(20, 17.01, 9, 4, 11)),
+    ],
+)
+def test_box_touches_a_crop_up_to_its_outer_edge(inside: FractureBox, outside: FractureBox) -> None:
+    crop = Grid.canonical(ct().grid.to_mm((3, 12, 24.5)), (8, 10, 12), 0.5)
+    assert is_in_crop(inside, crop)
+    assert not is_in_crop(outside, crop)
+
+
+@pytest.mark.parametrize(("shift", "first", "last"), [(0.01, 1, 6), (-0.01, 0, 5)])
+def test_slices_of_a_crop_are_those_that_reach_into_it(shift: float, first: int, last: int) -> None:
+    """8 x 0.5 mm are 2.5 slices of 0.8 mm on both sides of slice 3; a slice is as thick as its step."""
+    crop = Grid.canonical(ct().grid.to_mm((3 + shift, 12, 24.5)), (8, 10, 12), 0.5)
+    within = [index for index in range(20) if is_in_crop(FractureBox(20, 10, 9, 4, 2 * index + 5), crop)]
+    assert within == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize(
+    ("marked", "unmarked"),
+    [
+        # C1 is the columns 20 to 29 and the rows 10 to 14. A box contains a pixel if it contains its centre.
+        (FractureBox(17, 11, 3.0, 2, 11), FractureBox(17, 11, 2.999, 2, 11)),
+        (FractureBox(29.0, 11, 3, 2, 11), FractureBox(29.001, 11, 3, 2, 11)),
+        (FractureBox(22, 7, 3, 3.0, 11), FractureBox(22, 7, 3, 2.999, 11)),
+        (FractureBox(22, 14.0, 3, 3, 11), FractureBox(22, 14.001, 3, 3, 11)),
+        # ... and the slices 2 to 4, the files 9 to 13.
+        (FractureBox(22, 11, 3, 2, 9), FractureBox(22, 11, 3, 2, 7)),
+        (FractureBox(22, 11, 3, 2, 13), FractureBox(22, 11, 3, 2, 15)),
+    ],
+)
+def test_box_marks_a_level_from_the_first_pixel_on(marked: FractureBox, unmarked: FractureBox) -> None:
+    assert box_levels([marked, unmarked], ct(), two_levels(), RECIPE) == ["C1", None]
+
+
+def test_of_two_levels_with_as_many_pixels_the_upper_one_is_marked() -> None:
+    label_map = two_levels()
+    label_map.labels[3, 10:15, 20:25] = 3
+    assert box_levels([FractureBox(22, 11, 5, 2, 11)], ct(), label_map, RECIPE) == ["C1"]
+    assert box_levels([FractureBox(21, 11, 5, 2, 11)], ct(), label_map, RECIPE) == ["C3"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,7 +71,7 @@ def test_wrong_command_line_exits_2(
 @pytest.mark.parametrize(
     ("line", "code"),
     [
-        ("inspect nowhere", "DICOM_UNREADABLE"),
+        ("inspect nowhere", "SOURCE_NOT_FOUND"),
         ("inspect nowhere.nii", "SOURCE_NOT_FOUND"),
         ("read nowhere --out x.nii", "SOURCE_NOT_FOUND"),
         ("read nowhere.zip --out x.nii", "SOURCE_NOT_FOUND"),
@@ -87,12 +91,31 @@ def test_error_is_one_line_and_exits_1(
     assert printed.out == ""
 
 
-def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_interrupt_exits_130(tmp_path: Path) -> None:
+    """The command waits for a pipe that has no writer, until the signal arrives."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "spine_etl", "inspect", str(pipe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        writer = _open_when_read(pipe, process)
+        try:
+            process.send_signal(signal.SIGINT)
+            printed = process.communicate(timeout=60)
+        finally:
+            os.close(writer)
+    assert (process.returncode, printed) == (130, (b"", b""))
 
-    monkeypatch.setattr("spine_etl.store.open_store", interrupted)
-    assert main(["check", "x"]) == 130
+
+def _open_when_read(pipe: Path, process: subprocess.Popen[bytes]) -> int:
+    """Open a pipe for writing as soon as the process has opened it for reading."""
+    while process.poll() is None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no reader yet
+                raise
+            time.sleep(0.05)
+    raise AssertionError(f"ended with {process.returncode}")
 
 
 def test_closed_pipe_prints_no_error(tmp_path: Path) -> None:

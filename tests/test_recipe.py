@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-import spine_etl.recipe
 from spine_etl.errors import RecipeInvalid
-from spine_etl.recipe import Recipe, load_recipe
+from spine_etl.recipe import NUMBERS_VERSION, SCHEMA_VERSION, Recipe, load_recipe
 
 CONTENT: dict[str, Any] = {
     "name": "small",
@@ -102,11 +103,62 @@ def test_every_other_setting_changes_the_fingerprint(change: dict[str, Any]) -> 
     assert recipe_with(**change).fingerprint != recipe_with().fingerprint
 
 
-@pytest.mark.parametrize("number", ["SCHEMA_VERSION", "NUMBERS_VERSION"])
-def test_version_numbers_change_the_fingerprint(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
-    before = recipe_with().fingerprint
-    monkeypatch.setattr(spine_etl.recipe, number, getattr(spine_etl.recipe, number) + 1)
-    assert recipe_with().fingerprint != before
+FINGERPRINTED = (
+    '{"levels": {"C1": 1, "C2": 2}, "other_labels": {"T1": 8}, '
+    '"crop": {"spacing_mm": 1.0, "shape": [8, 10, 12]}, '
+    '"overview": {"spacing_mm": 4.0, "shape": [16, 16, 16]}, "folds": 3}'
+)
+
+
+@pytest.mark.parametrize("versions", [(2, 3), (3, 2), (23, 1), (2, 31)])
+def test_fingerprint_is_the_sha256_of_versions_and_settings(versions: tuple[int, int]) -> None:
+    schema, numbers = versions
+    expected = hashlib.sha256(f"[{schema}, {numbers}, {FINGERPRINTED}]".encode()).hexdigest()
+    assert recipe_with().fingerprint_of(schema, numbers) == expected
+
+
+def test_fingerprint_has_the_versions_of_this_release() -> None:
+    assert recipe_with().fingerprint == recipe_with().fingerprint_of(SCHEMA_VERSION, NUMBERS_VERSION)
+
+
+LEVELS_32 = {f"L{number}": number for number in range(1, 33)}
+
+
+def block(**changes: Any) -> dict[str, Any]:
+    return {"spacing_mm": 1.0, "shape": [8, 8, 8], **changes}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "refused", "key"),
+    [
+        ({"folds": 2}, {"folds": 1}, "folds"),
+        ({"folds": 100}, {"folds": 101}, "folds"),
+        ({"crop": block(spacing_mm=1e-6)}, {"crop": block(spacing_mm=0.0)}, "crop.spacing_mm"),
+        ({"crop": block(spacing_mm=20.0)}, {"crop": block(spacing_mm=20.000001)}, "crop.spacing_mm"),
+        ({"overview": block(spacing_mm=20)}, {"overview": block(spacing_mm=-1e-6)}, "overview.spacing_mm"),
+        ({"crop": block(shape=[4, 4, 4])}, {"crop": block(shape=[4, 3, 4])}, "crop.shape.1"),
+        ({"crop": block(shape=[1024] * 3)}, {"crop": block(shape=[1024, 1024, 1025])}, "crop.shape.2"),
+        ({"overview": block(shape=[4, 8, 8])}, {"overview": block(shape=[3, 8, 8])}, "overview.shape.0"),
+        ({"levels": {"C1": 1}}, {"levels": {"C1": 0}}, "levels.C1"),
+        ({"levels": {"C1": 255}}, {"levels": {"C1": 256}}, "levels.C1"),
+        ({"other_labels": {"T1": 255}}, {"other_labels": {"T1": 256}}, "other_labels.T1"),
+        ({"levels": {"C" * 16: 1}}, {"levels": {"C" * 17: 1}}, "levels"),
+        ({"levels": {"C": 1}}, {"levels": {"": 1}}, "levels"),
+        ({"levels": LEVELS_32, "other_labels": {}}, {"levels": {**LEVELS_32, "L33": 33}}, "levels"),
+        ({"levels": {"C1": 1}}, {"levels": {}}, "levels"),
+    ],
+)
+def test_both_sides_of_a_limit(accepted: dict[str, Any], refused: dict[str, Any], key: str) -> None:
+    recipe_with(**accepted)
+    with pytest.raises(ValidationError) as caught:
+        recipe_with(**refused)
+    assert [".".join(map(str, fault["loc"])).startswith(key) for fault in caught.value.errors()] == [True]
+
+
+@pytest.mark.parametrize("spacing", [float("nan"), float("inf"), "wide", None])
+def test_spacing_that_is_not_a_number_is_refused(spacing: object) -> None:
+    with pytest.raises(ValidationError):
+        recipe_with(crop=block(spacing_mm=spacing))
 
 
 def test_shipped_recipe_is_read_by_its_name() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 
 import pytest
 from obstore.exceptions import GenericError, PreconditionError
 
-import spine_etl.s3
-from spine_etl.s3 import MAX_TRIES, is_s3, open_bucket, with_retries
+from spine_etl.s3 import is_s3, open_bucket, with_retries
 
 
 def test_s3_urls_are_recognised() -> None:
@@ -22,67 +21,78 @@ def test_url_without_a_bucket_is_refused(url: str) -> None:
         open_bucket(url)
 
 
-def test_pauses_are_random_up_to_a_bound_that_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+def failing(text: str, tries: list[int]) -> Callable[[int], None]:
+    """An operation that always fails with this message, and notes the tries before each call."""
+
+    def fail(earlier_tries: int) -> None:
+        tries.append(earlier_tries)
+        raise GenericError(text)
+
+    return fail
+
+
+def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
     intervals: list[tuple[float, float]] = []
     pauses: list[float] = []
+    tries: list[int] = []
 
     def uniform(low: float, high: float) -> float:
         intervals.append((low, high))
-        return high
-
-    monkeypatch.setattr(spine_etl.s3.random, "uniform", uniform)
-    monkeypatch.setattr(spine_etl.s3.time, "sleep", pauses.append)
-    earlier_tries: list[int] = []
-
-    def fail(tries: int) -> None:
-        earlier_tries.append(tries)
-        raise GenericError("status code: 503")
+        return high / 3
 
     with pytest.raises(ConnectionError, match="status 503 after 10 tries"):
-        with_retries(fail)
-    assert earlier_tries == list(range(MAX_TRIES))
-    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6])
-    assert intervals == [(0, pause) for pause in pauses]
+        with_retries(failing("status code: 503", tries), sleep=pauses.append, uniform=uniform)
+    assert tries == list(range(10))
+    bounds = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6]
+    assert [low for low, _ in intervals] == [0] * 9
+    assert [high for _, high in intervals] == pytest.approx(bounds)
+    assert pauses == pytest.approx([bound / 3 for bound in bounds])
 
 
-def test_pauses_never_exceed_thirty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spine_etl.s3, "MAX_TRIES", 12)
-    monkeypatch.setattr(spine_etl.s3.random, "uniform", lambda low, high: high)
+def test_pauses_never_exceed_thirty_seconds() -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(spine_etl.s3.time, "sleep", pauses.append)
-
-    def fail(tries: int) -> None:
-        raise GenericError("connection reset")
-
     with pytest.raises(ConnectionError, match="no answer after 12 tries"):
-        with_retries(fail)
-    assert pauses[-2:] == [30.0, 30.0]
+        with_retries(
+            failing("connection reset", []), tries=12, sleep=pauses.append, uniform=lambda low, high: high
+        )
+    assert pauses[-3:] == [25.6, 30.0, 30.0]
+    assert len(pauses) == 11
+
+
+def test_each_call_draws_other_pauses() -> None:
+    """Workers that fail together must not return together."""
+    pauses: list[float] = []
+    for _ in range(20):
+        with pytest.raises(ConnectionError):
+            with_retries(failing("connection reset", []), tries=2, sleep=pauses.append)
+    assert len(set(pauses)) == 20
+    assert 0 <= min(pauses) < max(pauses) <= 0.1
 
 
 @pytest.mark.parametrize(
     ("text", "error", "tries"),
     [
         *((f"status code: {status}", ConnectionError, 2) for status in (408, 409, 429, 500, 502, 503, 504)),
-        *((f"status code: {status}", ConnectionError, 1) for status in (400, 404, 405, 411)),
+        *((f"status code: {status}", ConnectionError, 1) for status in (400, 404, 405, 407, 410, 411, 428)),
+        *((f"status code: {status}", ConnectionError, 1) for status in (430, 499)),
         *((f"status code: {status}", PermissionError, 1) for status in (401, 403)),
         ("builder error", ConnectionError, 1),
         ("operation timed out", ConnectionError, 2),
     ],
 )
-def test_only_transient_failures_are_retried(
-    monkeypatch: pytest.MonkeyPatch, text: str, error: type[Exception], tries: int
-) -> None:
-    monkeypatch.setattr(spine_etl.s3, "MAX_TRIES", 2)
-    monkeypatch.setattr(spine_etl.s3, "_FIRST_PAUSE_S", 0)
-    counter = itertools.count(1)
-
-    def fail(_: int) -> None:
-        next(counter)
-        raise GenericError(text)
-
+def test_only_transient_failures_are_retried(text: str, error: type[Exception], tries: int) -> None:
+    counted: list[int] = []
     with pytest.raises(error):
-        with_retries(fail)
-    assert next(counter) == tries + 1
+        with_retries(failing(text, counted), tries=2, first_pause_s=0)
+    assert len(counted) == tries
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_last_try_is_not_followed_by_a_pause(tries: int) -> None:
+    pauses: list[float] = []
+    with pytest.raises(ConnectionError, match=f"after {tries} {'try' if tries == 1 else 'tries'}$"):
+        with_retries(failing("connection reset", []), tries=tries, sleep=pauses.append)
+    assert len(pauses) == tries - 1
 
 
 def test_failed_condition_is_not_retried() -> None:
@@ -93,12 +103,10 @@ def test_failed_condition_is_not_retried() -> None:
         with_retries(fail)
 
 
-def test_result_is_returned_after_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spine_etl.s3, "_FIRST_PAUSE_S", 0)
-
+def test_result_is_returned_after_a_retry() -> None:
     def fail_once(earlier_tries: int) -> str:
         if not earlier_tries:
             raise GenericError("status code: 500")
         return "content"
 
-    assert with_retries(fail_once) == "content"
+    assert with_retries(fail_once, first_pause_s=0) == "content"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from spine_etl.dicom import read_series
+from spine_etl.geometry import Grid
+from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
 from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import crop_study, process_study
@@ -16,7 +18,9 @@ from spine_etl.recipe import load_recipe
 from spine_etl.resample import sample_labels
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
-from spine_etl.study_record import source_digest
+from spine_etl.study_record import source_digest, study_record
+from spine_etl.volume import FractureBox
+from tests.labelled_ct import RECIPE, ct, two_levels
 from tests.true_localizer import TrueLocalizer
 
 QUICK = load_recipe("quick")
@@ -77,3 +81,46 @@ def test_slices_of_each_level_match_the_mask(masked: list[Study]) -> None:
             heights = [volume.grid.to_mm((z, 0, 0))[2] for z in (planes[0], planes[-1])]
             ends = planes[[0, -1]] if heights[0] < heights[1] else planes[[-1, 0]]
             assert levels[level].slices == tuple(volume.file_numbers[ends].tolist())
+
+
+@pytest.mark.parametrize(
+    ("confidence", "cropped", "expected"),
+    [
+        (1.0, True, ("located", 1.0)),
+        (0.5, True, ("located", 0.5)),
+        (0.5, False, ("absent", 0.0)),  # found with confidence, but outside the CT or the overview
+        (0.4999, False, ("unlocated", 0.4999)),
+        (0.0001, False, ("unlocated", 0.0001)),
+        (0.0, False, ("absent", 0.0)),
+    ],
+)
+def test_status_of_a_level_follows_from_the_localizers_confidence(
+    confidence: float, cropped: bool, expected: tuple[str, float]
+) -> None:
+    localization = Localization(two_levels().labels, {"C1": confidence, "C2": 0.0, "C3": 0.0})
+    crops = {"C1": Grid.canonical((-0.2, -14, 27.6), (8, 10, 12), 0.5)} if cropped else {}
+    overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
+    study = Study("1.2.3", Path("none"))
+    record = study_record(study, RECIPE, ct(), two_levels(), localization, crops, overview)
+    level = record.levels["C1"]
+    assert (level.status, level.confidence) == expected
+    assert record.mask_source == "predicted"
+    if cropped:
+        # C1 is 3 x 5 x 10 voxels of 0.8 x 0.5 x 0.4 mm in the files 9 to 13, which run from head to foot.
+        assert level.slices == (13, 9)
+        assert level.volume_mm3 == pytest.approx(150 * 0.16)
+        assert level.origin_mm == pytest.approx((-0.2 - 5.5 * 0.5, -14 - 4.5 * 0.5, 27.6 - 3.5 * 0.5))
+        assert level.coverage == 1
+
+
+def test_study_without_a_mask_has_no_located_level() -> None:
+    overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
+    boxes = (FractureBox(20, 10, 9, 4, 11), FractureBox(20, 10, 9, 4, 12))
+    study = Study("1.2.3", Path("none"), labels={"C1": 1, "patient_overall": 1}, boxes=boxes)
+    record = study_record(study, RECIPE, ct(), None, None, {}, overview)
+    assert record.mask_source == "none"
+    assert {(level.status, level.confidence) for level in record.levels.values()} == {("unlocated", 0.0)}
+    assert [(box.level, box.in_crops) for box in record.boxes] == [(None, {}), (None, {})]
+    assert record.warnings == ("1 of 2 fracture boxes name no slice of the series.",)
+    assert record.fracture == {"C1": 1, "patient_overall": 1}
+    assert record.overview_origin_mm == (-11.5 * 4, -9.5 * 4, -7.5 * 4)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 import dask
 from dask.distributed import Client, LocalCluster
+from distributed import Security
+from distributed.comm.core import connect as open_comm
 
 from spine_etl.errors import SchedulerLost
 
 MAX_WORKER_DEATHS = 3
 """Refuse a study after this many workers died while processing it. A running scheduler has its own limit."""
 
-_REFRESH_S = 5.0
 _MUTED_LOGGERS = ("distributed", "distributed.client", "tornado", "asyncio")
 
 
 @contextmanager
-def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
+def connect(workers: int, scheduler: str | None = None, timeout_s: float = 10) -> Iterator[Client]:
     """A Dask client for this block, on a running cluster or on a local one that ends with the block.
 
     Parameters
@@ -33,11 +36,13 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
     scheduler
         ``tcp://host:port`` of a running scheduler (``tls://`` with Dask's own settings). No local cluster is
         started then.
+    timeout_s
+        Time for a running scheduler to answer.
 
     Raises
     ------
     SchedulerLost
-        If the running scheduler does not answer.
+        If the running scheduler does not answer within ``timeout_s``.
     """
     settings = {
         "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
@@ -54,7 +59,7 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
     }
     with _muted_logs(), dask.config.set(settings):
         if scheduler:
-            with _connect_to(scheduler) as client:
+            with _connect_to(scheduler, timeout_s) as client:
                 yield client
             return
         with _ignore_sigint():
@@ -71,25 +76,43 @@ def connect(workers: int, scheduler: str | None = None) -> Iterator[Client]:
             yield client
 
 
-def _connect_to(scheduler: str) -> Client:
+def _connect_to(scheduler: str, timeout_s: float) -> Client:
     try:
+        asyncio.run(_shake_hands(scheduler, timeout_s))
         try:
-            return Client(scheduler, timeout=10)
+            return Client(scheduler, timeout=timeout_s)
         except AssertionError:  # distributed's event loop had not started after its 10 s: a busy machine
-            return Client(scheduler, timeout=10)
+            return Client(scheduler, timeout=timeout_s)
     except (OSError, ValueError, TypeError) as error:  # no answer; not an address; tls:// without settings
         raise SchedulerLost(f"{scheduler} does not answer, or rejects these TLS settings.") from error
+
+
+async def _shake_hands(scheduler: str, timeout_s: float) -> None:
+    """Connect once, because `Client` waits forever for a server that accepts connections and stays silent."""
+    settings = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(open_comm(scheduler, timeout=timeout_s, **settings), timeout_s)
+    await comm.close()
+
+
+class Threads(Protocol):
+    """The part of a Dask client that `StudiesInFlight` needs."""
+
+    def nthreads(self) -> Mapping[str, int]:
+        """The number of threads of each worker, by its address."""
 
 
 class StudiesInFlight:
     """Limits the studies in flight to twice the number of threads that the cluster has at the moment.
 
     A worker that finishes a study then finds the next one waiting, and the scheduler's queue stays short.
-    The limit follows workers that join or leave.
+    The limit follows workers that join or leave: it is read again after ``refresh_s`` seconds of ``clock``,
+    and at least that often while a study waits. Tests replace the clock.
     """
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(
+        self, client: Threads, refresh_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client, self._refresh_s, self._clock = client, refresh_s, clock
         self._count, self._limit = 0, 2
         self._changed = threading.Condition()
         self._refresh_limit()
@@ -97,15 +120,15 @@ class StudiesInFlight:
     def _refresh_limit(self) -> None:
         with suppress(Exception):  # a lost scheduler surfaces through the studies in flight
             self._limit = max(2, 2 * sum(self._client.nthreads().values()))
-        self._refreshed = time.monotonic()
+        self._refreshed = self._clock()
 
     def acquire(self) -> None:
         """Wait until fewer studies than the limit are in flight, then count one more."""
         with self._changed:
-            if time.monotonic() - self._refreshed > _REFRESH_S:
+            if self._clock() - self._refreshed > self._refresh_s:
                 self._refresh_limit()
             while self._count >= self._limit:
-                if not self._changed.wait(_REFRESH_S):
+                if not self._changed.wait(self._refresh_s):
                     self._refresh_limit()
             self._count += 1
 

@@ -15,7 +15,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.runner import Runner
-from prefect.schedules import Cron
+from prefect.schedules import Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from spine_etl.errors import SpineError, Unexpected
@@ -27,12 +27,12 @@ _LEASE_S = 120
 """A run renews its lease while it lives; a killed run blocks others for at most this long."""
 
 
-def deploy_nightly(flow: Flow[..., Any], parameters: dict[str, Any], cron: str) -> Runner:
-    """Deploy a flow as "nightly" on a schedule in UTC; start the returned runner to run it."""
+def deploy_nightly(flow: Flow[..., Any], parameters: dict[str, Any], schedule: Schedule) -> Runner:
+    """Deploy a flow as "nightly" on a schedule; start the returned runner to run it."""
     # Deploy by module path: each run then imports the flow in its own process, as a worker's runs do.
     nightly = flow.to_deployment(
         name="nightly",
-        schedule=Cron(cron, timezone="UTC"),
+        schedule=schedule,
         parameters=parameters,
         tags=["spine-etl"],
         entrypoint_type=EntrypointType.MODULE_PATH,

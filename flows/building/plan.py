@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -92,12 +92,13 @@ class Plan:
                 self.pending.append(study)
 
 
-def plan_build(request: BuildRequest) -> Plan:
+def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> Plan:
     """Compare the source with the store, by content.
 
     Studies are compared in parallel: ``request.workers`` at a time, or more if the source is remote and asks
     for more. If a table changed within ``settle_s``, all new or changed studies are left for the next build.
-    Members of a ZIP archive have no date of arrival, so they never wait.
+    Members of a ZIP archive have no date of arrival, so they never wait. ``now`` is the clock that their
+    dates are compared with, in seconds since the epoch; tests replace it.
 
     Raises
     ------
@@ -122,7 +123,9 @@ def plan_build(request: BuildRequest) -> Plan:
         digests = (digest.tobytes().hex() for digest in latest.table["source_digest"])
         committed_digests = dict(zip(latest.study_uids, digests, strict=True))
     tables_modified = tables_modified_at(source) if request.settle_s else None
-    comparison = _Comparison(plan.writer, localizer, committed_digests, request.settle_s, tables_modified)
+    comparison = _Comparison(
+        plan.writer, localizer, committed_digests, request.settle_s, tables_modified, now
+    )
     with ThreadPoolExecutor(max(request.workers, source.concurrent_reads)) as pool:
         for study, outcome in zip(studies, pool.map(comparison.outcome, studies), strict=True):
             plan.add(study, outcome)
@@ -153,6 +156,7 @@ class _Comparison:
     committed_digests: Mapping[str, str]
     settle_s: float
     tables_modified: float | None
+    now: Callable[[], float]
 
     def outcome(self, study: Study) -> Outcome:
         committed_digest = self.committed_digests.get(study.uid)
@@ -188,4 +192,4 @@ class _Comparison:
         except (SpineError, OSError):
             return None  # pending: processing the study reports what is wrong
         known = [seconds for seconds in (self.tables_modified, *modified) if seconds is not None]
-        return max(time.time() - max(known), 0.0) if known else None
+        return max(self.now() - max(known), 0.0) if known else None

@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _describe(path: str) -> dict[str, Any]:
+    from spine_etl.errors import SourceNotFound
     from spine_etl.report import describe
 
     if "://" in path or Path(path, "zarr.json").is_file():
@@ -42,6 +43,8 @@ def _describe(path: str) -> dict[str, Any]:
         from spine_etl.nifti import read_label_map
 
         return describe.describe_label_map(read_label_map(path))
+    if not Path(path).exists():
+        raise SourceNotFound(f"there is no file or folder {path}.", action="Check the path.")
     from spine_etl.dicom import read_header
 
     return describe.describe_header(read_header(path))

@@ -106,6 +106,7 @@ def _draw_cell(ax: Any, cell: Panel | str, style: Style) -> None:
         )
         return
     low, high = style.window.limits
+    high = max(high, low + 1e-3)  # a WindowWidth of 1 is a threshold; Matplotlib shows an empty range black
     aspect = cell.pixel_mm[0] / cell.pixel_mm[1]
     ax.imshow(cell.image, cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bilinear")
     ax.set_title(cell.title, color=_FOREGROUND, fontsize=10, pad=3)

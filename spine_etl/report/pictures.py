@@ -85,12 +85,12 @@ def draw_stored(out: Path, store: Store, uid: str, *, window: Window = BONE) -> 
         f"{uid}  |  version {store.version}  |  {_patient_title(int(store.table['patient_overall'][study]))}"
     )
     style = Style(title, window, label_names(store.recipe), "outlined")
-    level_columns = _level_cells(store, study)
+    level_columns = level_cells(store, study)
     pictures = [out / f"{uid}_crops.png", out / f"{uid}_overview.png"]
     rows = max(map(len, level_columns))
     cells = [column[row] if row < len(column) else "" for row in range(rows) for column in level_columns]
     draw(pictures[0], cells, len(level_columns), style, inches_wide=3.2 * len(level_columns))
-    draw(pictures[1], _overview_panels(store, study), 2, style, inches_wide=11)
+    draw(pictures[1], overview_panels(store, study), 2, style, inches_wide=11)
     return pictures
 
 
@@ -112,7 +112,7 @@ def _patient_title(label: int) -> str:
     return f"patient: {_FRACTURE[label]}"
 
 
-def _level_cells(store: Store, study: int) -> list[list[Panel | str]]:
+def level_cells(store: Store, study: int) -> list[list[Panel | str]]:
     """For each level its sagittal, coronal and axial panel, or the reason why it has no crop."""
     image, mask = store.image(study), store.mask(study)
     of_study = store.table["box_study"] == study
@@ -148,7 +148,8 @@ def _crop_center(shape: tuple[int, ...], own_boxes: FloatArray) -> list[int]:
     return middle
 
 
-def _overview_panels(store: Store, study: int) -> list[Panel]:
+def overview_panels(store: Store, study: int) -> list[Panel]:
+    """The sagittal and the coronal plane of a study's overview through the middle of its mask."""
     image, mask = store.read("overview/image", study), store.read("overview/mask", study)
     return block_panels(image, mask, store.recipe.overview.spacing_mm, _mask_center(mask))[:2]
 

@@ -23,6 +23,10 @@ class ObjectCache:
     An entry can therefore never be out of date, and stores, versions and processes can share the folder. It
     grows to the size of the objects that were read; deleting it is safe at any time.
 
+    An entry is the 32 bytes of the SHA-256, then the object. The SHA-256 is verified when an entry is
+    written; afterwards its copy in the entry and the object's own CRC-32C are, which takes a tenth of the
+    time. They detect an entry under the name of another object, and damage.
+
     Raises
     ------
     StoreWriteFailed
@@ -47,13 +51,14 @@ class ObjectCache:
             If the fetched object has another digest. It is not cached: all users of the folder would get it.
         """
         path = self.folder / digest[:2] / digest[2:]
-        with suppress(OSError):
-            content = path.read_bytes()
-            if checksum_matches(content):  # entries are not flushed, so a power loss can truncate them
+        identity = bytes.fromhex(digest)
+        with suppress(OSError), path.open("rb") as entry:
+            # Entries are not flushed, so a power loss can truncate them.
+            if entry.read(len(identity)) == identity and checksum_matches(content := entry.read()):
                 return content
         content = fetch()
-        if hashlib.sha256(content).hexdigest() != digest:
+        if hashlib.sha256(content).digest() != identity:
             raise DigestMismatch
         with suppress(OSError):  # if the disk is full, reading gets slower but stays correct
-            replace_file(path, content, durable=False)
+            replace_file(path, identity + content, durable=False)
         return content

@@ -110,7 +110,10 @@ class Store:
         return self.read("mask", study, out)
 
     def read(self, name: str, study: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """A study's row of one of the `ARRAY_NAMES`, verified and decoded, into ``out`` if given."""
+        """A study's row of one of the `ARRAY_NAMES`, verified and decoded, into ``out`` if given.
+
+        Raises as `image` does, and TypeError if ``out`` has another type, shape or memory layout.
+        """
         array = self.arrays[name]
         content = self.read_object(array, study)
         try:
@@ -241,8 +244,15 @@ def newest_commit(location: Location, latest: int) -> dict[str, Any] | None:
     """The newest commit, None if there is none.
 
     ``latest`` is the version in the root; newer ones exist if a build was killed before it updated the root.
+
+    Raises
+    ------
+    ChunkMissing, ChunkCorrupt
+        If the commit of ``latest``, or a newer one, is missing or damaged.
     """
     commit = read_commit(location, latest) if latest else None
+    if latest and commit is None:
+        raise ChunkMissing(f"{commit_key(latest)} is missing.")
     while commit or not latest:
         try:
             later = read_commit(location, latest + 1)

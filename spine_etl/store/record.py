@@ -16,8 +16,8 @@ UNKNOWN = -1
 """Label of a level or patient that the label table does not contain."""
 
 MaskSource = Literal["none", "given", "predicted", "external"]
-"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer, ``external``
-one that was made elsewhere."""
+"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer,
+``external`` one that was made elsewhere."""
 
 
 class Refusal(StrictModel):

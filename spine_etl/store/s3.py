@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from spine_etl.errors import StoreError, StoreForbidden, StoreNotFound, StoreUnreachable
-from spine_etl.s3 import open_bucket, with_retries
+from spine_etl.s3 import FIRST_PAUSE_S, open_bucket, with_retries
 
 _Result = TypeVar("_Result")
 _WRITE_ID = "writer"
@@ -17,17 +17,21 @@ _WRITE_ID = "writer"
 
 
 class S3Location:
-    """Objects under ``s3://bucket/prefix``. Only the URL is pickled: each process opens its own client."""
+    """Objects under ``s3://bucket/prefix``. No client is pickled: each process opens its own.
 
-    def __init__(self, url: str) -> None:
+    ``first_pause_s`` is the bound of the pause before the first retry.
+    """
+
+    def __init__(self, url: str, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
         self.url = url.rstrip("/")
+        self.first_pause_s = first_pause_s
         _ = self._bucket  # report an unusable URL now, not at the first request
 
     def __str__(self) -> str:
         return self.url
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"url": self.url}
+    def __getstate__(self) -> dict[str, object]:
+        return {"url": self.url, "first_pause_s": self.first_pause_s}
 
     @cached_property
     def _bucket(self) -> Any:
@@ -90,7 +94,7 @@ class S3Location:
 
     def _request(self, key: str, operation: Callable[[int], _Result]) -> _Result:
         try:
-            return with_retries(operation)
+            return with_retries(operation, first_pause_s=self.first_pause_s)
         except PermissionError as error:
             raise StoreForbidden(f"{self.url}/{key}: {error}.") from error
         except ConnectionError as error:

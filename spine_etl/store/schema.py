@@ -82,10 +82,17 @@ class RowArray:
         ------
         ValueError
             If the checksum does not match, or the number of voxels is wrong.
+        TypeError
+            If ``out`` is not a writable C-contiguous array of the row's type and shape: blosc would fill its
+            memory all the same.
         """
         if not checksum_matches(content):
             raise ValueError("its checksum does not match")
         voxels = np.empty(self.row_shape, self.dtype) if out is None else out
+        is_row = voxels.shape == self.row_shape and voxels.dtype == self.dtype
+        if not is_row or not voxels.flags.carray:
+            fault = f"needs a C-contiguous {self.dtype} {self.row_shape}, not {voxels.dtype} {voxels.shape}"
+            raise TypeError(f"{self.name} {fault}")
         if (size := int.from_bytes(content[4:8], "little")) != voxels.nbytes:
             raise ValueError(f"its size is {size} bytes, not {voxels.nbytes}")
         blosc.decompress(memoryview(content)[:-4], voxels)

@@ -73,12 +73,13 @@ class StoreWriter:
         return Store(self.location, root, commit) if commit else None
 
     def record(self, uid: str) -> Record | None:
-        """The study's record with this fingerprint, None if it is missing or unreadable."""
+        """The study's record with this fingerprint, None if it is missing, unreadable or another study's."""
         try:
             record = Record.model_validate_json(self.location.read(Record.key(uid)))
         except (FileNotFoundError, ValidationError):
             return None
-        return record if record.fingerprint == self.recipe.fingerprint else None
+        is_expected = (record.uid, record.fingerprint) == (uid, self.recipe.fingerprint)
+        return record if is_expected else None
 
     def write_row(self, first: int, voxels: Mapping[str, npt.NDArray[Any]]) -> tuple[int, dict[str, str]]:
         """Write a study's four arrays to a new row: ``first``, or the next free one after it.

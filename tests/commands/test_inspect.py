@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - the name used in its documentation
@@ -79,6 +81,50 @@ def test_store_facts(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["fingerprint"] in capsys.readouterr().out
     assert run("check", store, "--json") == 0
     assert json.loads(capsys.readouterr().out)["root_digest"] == facts["versions"]["1"]
+
+
+def test_path_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copying the file again, the remedy for a file that is not DICOM, would be wrong advice."""
+    path = tmp_path / "absent.dcm"
+    assert run("inspect", path) == 1
+    printed = capsys.readouterr().err
+    assert printed == f"error: [SOURCE_NOT_FOUND] there is no file or folder {path}. Check the path.\n"
+    path.write_bytes(b"not DICOM")
+    assert run("inspect", path) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: [DICOM_UNREADABLE] absent.dcm")
+    assert "Copy the file again" in printed
+
+
+def test_text_has_a_line_per_fact_and_indented_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.zeros((2, 3, 4), np.uint8)
+    labels[1, 2, 3], labels[0, 0, 0] = 1, 40
+    nib.save(nib.Nifti1Image(labels, np.diag([1, 2, 4, 1.0])), tmp_path / "x.nii")
+    assert run("inspect", tmp_path / "x.nii") == 0
+    *lines, digest = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "shape               4 3 2",
+        "spacing_mm          4.0 2.0 1.0",
+        "field_of_view_mm    16.0 6.0 2.0",
+        "axis_codes_zyx      SAR",
+        "axes                z to Superior, y to Anterior, x to Right",
+        "first_voxel_lps_mm  0.0 0.0 0.0",
+        "last_voxel_lps_mm   -1.0 -4.0 12.0",
+        "corners_lps_mm      0.5 1.0 -2.0",
+        "                    -1.5 1.0 -2.0",
+        "                    0.5 -5.0 -2.0",
+        "                    -1.5 -5.0 -2.0",
+        "                    0.5 1.0 14.0",
+        "                    -1.5 1.0 14.0",
+        "                    0.5 -5.0 14.0",
+        "                    -1.5 -5.0 14.0",
+        "labels",
+        "  1   name_in_rsna2022 C1, voxels 1, volume_mm3 8.0, centre_lps_mm -1.0 -4.0 12.0",
+        "  40  name_in_rsna2022 -, voxels 1, volume_mm3 8.0, centre_lps_mm 0.0 0.0 0.0",
+    ]
+    assert digest.startswith("source_digest       ")
 
 
 @pytest.mark.real_data

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.integration
 DEADLINE_S = 300
 
 
-def serve(home: Path, *more: str) -> subprocess.Popen[str]:
+def serve(home: Path, *more: str, settings: Mapping[str, str] = {}) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "flows.serve", "--recipe", "quick", *more]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment | {"PREFECT_HOME": str(home)}, stderr=subprocess.PIPE, text=True,
+        command, cwd=ROOT, env={**environment, "PREFECT_HOME": str(home), **settings}, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
@@ -97,3 +97,12 @@ def test_an_invalid_recipe_is_an_error_before_the_server_starts(tmp_path: Path) 
     assert process.returncode == 1
     assert stderr.startswith("error: [RECIPE_INVALID] There is no recipe no.toml")
     assert len(stderr.splitlines()) == 1
+
+
+def test_an_invalid_schedule_is_a_wrong_command_line(tmp_path: Path) -> None:
+    folders = ["--source", str(tmp_path), "--store", str(tmp_path / "store")]
+    server = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # none is started, and none is needed
+    process = serve(tmp_path, *folders, "--cron", "61 * * * *", settings=server)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert stderr == 'error: argument --cron: 61 * * * * is not a cron schedule, like "0 2 * * *".\n'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import SimpleITK as sitk  # noqa: N813
 from pydicom.encaps import get_frame
 
 from spine_etl.errors import SourceNotEmpty
-from spine_etl.phantom import write_phantom
+from spine_etl.phantom import phantom_truth, write_phantom
 from spine_etl.phantom.anatomy import CERVICAL
 
 META = (0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013)
@@ -203,17 +202,34 @@ def test_non_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("accepted", "refused"),
     [
-        lambda out: write_phantom(out, 0, 0),
-        lambda out: write_phantom(out, 1, -1),
-        lambda out: write_phantom(out, 1, 0, slices=4),
-        lambda out: write_phantom(out, 1, 0, size=8),
-        lambda out: write_phantom(out, 1, 0, masked_share=1.5),
-        lambda out: write_phantom(out, 1, 0, transfer_syntax="jpeg2000"),
+        ({"slices": 16}, {"slices": 15}),
+        ({"slices": 2000}, {"slices": 2001}),
+        ({"size": 32}, {"size": 31}),
+        ({"size": 2048}, {"size": 2049}),
+        ({"masked_share": 0.0}, {"masked_share": -0.001}),
+        ({"masked_share": 1.0}, {"masked_share": 1.001}),
+        ({"transfer_syntax": "implicit"}, {"transfer_syntax": "jpeg2000"}),
     ],
 )
-def test_numbers_out_of_range_are_refused(tmp_path: Path, call: Callable[[Path], object]) -> None:
+def test_limits_of_the_numbers(accepted: dict[str, Any], refused: dict[str, Any], tmp_path: Path) -> None:
+    phantom_truth(0, 0, **{"slices": 16, "size": 32, **accepted})
+    for call in (
+        lambda: phantom_truth(0, 0, **refused),
+        lambda: write_phantom(tmp_path / "out", 1, 0, **refused),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_limits_of_studies_and_seed(tmp_path: Path) -> None:
+    uids = {phantom_truth(index, 0, slices=16, size=32).uid for index in (0, 49_998)}
+    assert len(uids) == 2
+    for index, seed in ((49_999, 0), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="must be"):
+            phantom_truth(index, seed)
     with pytest.raises(ValueError, match="must be"):
-        call(tmp_path / "out")
+        write_phantom(tmp_path / "out", 0, 0)
     assert not (tmp_path / "out").exists()

@@ -133,6 +133,21 @@ def test_montage_shows_as_many_slices_with_boxes_as_possible() -> None:
     assert abs((chosen[0] - 60) - (50 - chosen[-1])) <= 1  # centred on them
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "expected"), [(50, 67, range(67, 49, -1)), (50, 68, range(77, 59, -1))]
+)
+def test_montage_has_room_for_18_slices(lower: int, upper: int, expected: range) -> None:
+    """Boxes 17 slices apart are its first and last slice; of two that are 18 apart one is in its middle."""
+    boxes = [FractureBox(0, 0, 1, 1, number) for number in (lower, upper)]
+    assert choose_slices(neck(), boxes, None) == list(expected)
+
+
+@pytest.mark.parametrize(("start", "first"), [(99, 99), (18, 18), (17, 17), (16, 17), (0, 17)])
+def test_montage_at_the_foot_begins_earlier_to_show_18_slices(start: int, first: int) -> None:
+    chosen = choose_slices(neck(), [], None, start=start)
+    assert chosen == list(range(first, first - 18, -1))
+
+
 def test_montage_without_boxes_is_centred_on_the_mask() -> None:
     labels = np.zeros((100, 4, 4), np.uint8)
     labels[20:31] = 1
@@ -183,6 +198,16 @@ def test_uneven_slices_get_the_labels_at_their_own_heights() -> None:
     uneven = replace(volume(grid("SPL")), slice_coordinates=coordinates)
     panels = slice_panels(uneven, [4, 5, 6], [], LabelMap(labels, grid("SPL")))
     assert [panel.mask is not None and bool(panel.mask.all()) for panel in panels] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("z0", "z1", "crossed"), [(2.0, 5.0, True), (2.001, 5.0, False), (0.0, 2.0, True), (0.0, 1.999, False)]
+)
+def test_plane_shows_a_box_up_to_its_faces(z0: float, z1: float, crossed: bool) -> None:
+    image = np.zeros((10, 20, 30), np.int16)
+    boxes = np.array([[z0, 3, 4, z1, 7, 9]])
+    *_, axial = block_panels(image, image.astype(np.uint8), 0.5, (2, 5, 25), [boxes])
+    assert [(b.x, b.y, b.width, b.height) for b in axial.boxes] == ([(4, 3, 5, 4)] if crossed else [])
 
 
 def test_block_planes_show_the_boxes_they_cross() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,16 @@ from matplotlib.image import imread
 from spine_etl.errors import StudyNotInStore
 from spine_etl.geometry import Grid
 from spine_etl.recipe import Block, Recipe
-from spine_etl.report.drawing import color_of, draw
+from spine_etl.report.drawing import color_of
 from spine_etl.report.panels import Panel
-from spine_etl.report.pictures import draw_stored, draw_study
+from spine_etl.report.pictures import draw_stored, draw_study, level_cells, overview_panels
 from spine_etl.source.layout import Study
 from spine_etl.store import Store
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
 from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from spine_etl.volume import FractureBox, LabelMap, Volume
-from tests.report.conftest import BOX_COLOR, has_color
+from tests.report.conftest import BOX_COLOR, Picture, cell_pixels, has_color
 
 
 def small_study(with_mask: bool) -> tuple[Study, Volume, LabelMap | None]:
@@ -46,6 +45,56 @@ def test_study_with_mask_gets_slices_mask_and_reslices(tmp_path: Path) -> None:
 def test_study_without_mask_gets_slices_and_reslices(tmp_path: Path) -> None:
     pictures = draw_study(tmp_path, *small_study(with_mask=False), names={})
     assert [path.name for path in pictures] == ["1.2.3_slices.png", "1.2.3_reslices.png"]
+
+
+MARKERS = {
+    "SPL": (slice(4, 6), slice(0, 3), slice(5, 8)),
+    "IAR": (slice(0, 2), slice(5, 8), slice(0, 3)),
+}
+"""By axis codes: the voxels (z, y, x) at the patient's upper, anterior, left corner of 6 x 8 x 8."""
+
+
+@pytest.mark.parametrize("codes", MARKERS)
+def test_corner_of_the_patient_is_at_its_corner_of_the_pictures(codes: str, tmp_path: Path) -> None:
+    """Anterior and head are up, the patient's left is on the right; in sagittal planes anterior is left."""
+    grid = Grid.canonical((0, 0, 0), (6, 8, 8), 1.0)
+    if codes == "IAR":
+        affine = grid.affine * [-1, -1, -1, 1]
+        affine[:3, 3] = grid.to_mm((5, 7, 7))
+        grid = Grid(grid.shape, affine)
+    assert grid.axis_codes == codes
+    voxels, labels = np.full(grid.shape, -1000, np.int16), np.zeros(grid.shape, np.uint8)
+    voxels[MARKERS[codes]], labels[MARKERS[codes]] = 2000, 2
+    numbers = np.arange(1, 7) if codes == "IAR" else np.arange(6, 0, -1)  # file 1 is at the head
+    volume = Volume(voxels, grid, file_numbers=numbers)
+    study = Study("1.2.3", Path("none"))
+    draw_study(tmp_path, study, volume, LabelMap(labels, grid), names={2: "C2"}, start=1)
+    cells: list[Panel | str] = [Panel("slice", np.zeros((8, 8)), None, (1, 1), "")] * 6
+    first, *_, last = (
+        cell_pixels(imread(tmp_path / "1.2.3_slices.png"), cells, 6, index, 18.0) for index in range(6)
+    )
+    assert brightest_quadrant(first) == ("top", "right")
+    assert last.mean() < 0.1  # the marker ends at the second slice
+    cells = [Panel("plane", np.zeros((6, 8)), None, (1, 1), "")] * 2
+    sagittal, coronal = (
+        cell_pixels(imread(tmp_path / "1.2.3_reslices.png"), cells, 2, index, 14.0) for index in range(2)
+    )
+    assert brightest_quadrant(sagittal) == ("top", "left")
+    assert brightest_quadrant(coronal) == ("top", "right")
+
+
+def brightest_quadrant(pixels: Picture) -> tuple[str, str]:
+    """The quadrant of a panel that contains its white pixels; the others have letters at most."""
+    white = pixels.min(axis=2) > 0.9
+    height, width = (n // 2 for n in white.shape)
+    shares = {
+        (down, right): white[rows, columns].mean()
+        for down, rows in (("top", slice(height)), ("bottom", slice(height, None)))
+        for right, columns in (("left", slice(width)), ("right", slice(width, None)))
+    }
+    *others, largest = sorted(shares.values())
+    assert max(others) < 0.02 < 0.1 < largest
+    return max(shares, key=lambda quadrant: shares[quadrant])
 
 
 RECIPE = Recipe(
@@ -83,42 +132,77 @@ def _stored_record(writer: StoreWriter, uid: str, masked: bool) -> Record:
     )  # fmt: skip
 
 
-@pytest.fixture
-def drawn_cells(monkeypatch: pytest.MonkeyPatch) -> list[list[Panel | str]]:
-    """The cells of each picture, in the order of drawing."""
-    cells_of_pictures: list[list[Panel | str]] = []
-
-    def record_and_draw(path: Path, cells: list[Panel | str], *args: object, **kwargs: object) -> None:
-        cells_of_pictures.append(cells)
-        original(path, cells, *args, **kwargs)
-
-    original: Callable[..., None] = draw
-    monkeypatch.setattr("spine_etl.report.pictures.draw", record_and_draw)
-    return cells_of_pictures
-
-
-def test_stored_study_shows_its_crops_with_mask_and_box(
-    stored: Store, tmp_path: Path, drawn_cells: list[list[Panel | str]]
-) -> None:
+def test_stored_study_shows_its_crops_with_mask_and_box(stored: Store, tmp_path: Path) -> None:
     crops, overview = draw_stored(tmp_path, stored, "1.2.3")
     assert (crops.name, overview.name) == ("1.2.3_crops.png", "1.2.3_overview.png")
-    cells = drawn_cells[0]
-    sagittal, absent = cells[0], cells[1]
+    (sagittal, _, axial), *absent = level_cells(stored, 0)
     assert isinstance(sagittal, Panel)
     assert sagittal.title == "C1: fractured, 75.0% covered\nsagittal"
-    assert isinstance(absent, str)
-    assert absent.startswith("C2\nabsent")
-    axial = cells[6]
+    assert absent == [[f"{level}\nabsent from\nthe segmentation"] for level in ("C2", "C3")]
     assert isinstance(axial, Panel)
     assert [(b.x, b.y, b.width, b.height) for b in axial.boxes] == [(12, 9, 8, 5)]
     assert has_color(imread(crops), to_rgb(color_of(1))).any()
 
 
-def test_unlocated_levels_are_shown_as_text(
-    stored: Store, tmp_path: Path, drawn_cells: list[list[Panel | str]]
-) -> None:
-    draw_stored(tmp_path, stored, "1.2.4")
-    assert drawn_cells[0] == [f"{level}\nnot located:\nno segmentation" for level in ("C1", "C2", "C3")]
+def test_unlocated_levels_are_shown_as_text(stored: Store) -> None:
+    expected = [[f"{level}\nnot located:\nno segmentation"] for level in ("C1", "C2", "C3")]
+    assert level_cells(stored, 1) == expected
+
+
+def test_planes_of_a_crop_are_those_of_its_median_box(tmp_path: Path) -> None:
+    """HU are 100 z + y: the axial plane shows z, the coronal plane y. The boxes are at z = 5, 6 and 12."""
+    store = one_study(tmp_path, coverage=1.0, boxes=[(z - 1, 2, 2, z + 1, 9, 9) for z in (12, 5, 6)])
+    _, coronal, axial = cells = level_cells(store, 0)[0]
+    assert [isinstance(cell, Panel) for cell in cells] == [True] * 3
+    assert isinstance(axial, Panel)
+    assert isinstance(coronal, Panel)
+    np.testing.assert_array_equal(axial.image[:, 0], 600 + np.arange(24))
+    np.testing.assert_array_equal(coronal.image[:, 0], 100 * np.arange(15, -1, -1) + 12)  # head at the top
+    middle = level_cells(one_study(tmp_path / "middle", coverage=1.0, boxes=[]), 0)[0][2]
+    assert isinstance(middle, Panel)
+    assert middle.image[0, 0] == 800  # of 16 planes
+
+
+def test_coverage_below_99_95_percent_is_in_the_title(tmp_path: Path) -> None:
+    titles = []
+    for coverage in (0.9994, 0.9996):
+        store = one_study(tmp_path / str(coverage), coverage=coverage, boxes=[])
+        cell = level_cells(store, 0)[0][0]
+        assert isinstance(cell, Panel)
+        titles.append(cell.title)
+    assert titles == ["C1: label unknown, 99.9% covered\nsagittal", "C1: label unknown\nsagittal"]
+
+
+def test_overview_is_cut_through_the_middle_of_its_mask(tmp_path: Path) -> None:
+    """The mask is the voxels 9 to 11 along y and 3 to 6 along x; HU are 100 y + x."""
+    sagittal, coronal = overview_panels(one_study(tmp_path, coverage=1.0, boxes=[]), 0)
+    np.testing.assert_array_equal(coronal.image[0], 1000 + np.arange(16))
+    np.testing.assert_array_equal(sagittal.image[0], 100 * np.arange(16) + 4)  # 4.5 is rounded to even
+
+
+def one_study(folder: Path, coverage: float, boxes: list[tuple[float, ...]]) -> Store:
+    """A store of one study with a crop of C1."""
+    writer = StoreWriter(folder / "store", RECIPE)
+    z, y, _ = np.indices((16, 24, 32))
+    rows, columns = np.indices((16, 16))
+    image = np.stack([100 * z + y] * 3).astype(np.int16)
+    overview = np.broadcast_to(100 * rows + columns, (16, 16, 16)).astype(np.int16)
+    overview_mask = np.zeros((16, 16, 16), np.uint8)
+    overview_mask[2:4, 9:12, 3:7] = 1
+    mask = np.zeros(image.shape, np.uint8)
+    voxels = {"image": image, "mask": mask, "overview/image": overview, "overview/mask": overview_mask}
+    row, digests = writer.write_row(0, voxels)
+    located = LevelRecord(status="located", origin_mm=(0, 0, 0), coverage=coverage, volume_mm3=1.0)
+    absent = LevelRecord(status="absent")
+    records = [
+        BoxRecord(x=1, y=1, width=2, height=2, slice_number=3, level="C1", in_crops={"C1": box})
+        for box in boxes
+    ]
+    record = Record(
+        uid="1.2.3", fingerprint=RECIPE.fingerprint, source_digest="0" * 64, row=row, digests=digests,
+        mask_source="given", levels={"C1": located, "C2": absent, "C3": absent}, boxes=tuple(records),
+    )  # fmt: skip
+    return writer.commit([record])
 
 
 def test_absent_study_is_refused(stored: Store, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +16,7 @@ from spine_etl.segmentation import (
     check_labels,
     label_regions,
     level_centers_mm,
-    regions,
     slice_range,
-    warm_up,
 )
 from spine_etl.volume import LabelMap
 from tests.labelled_ct import RECIPE, SHAPE, ct, grid, two_levels
@@ -89,13 +90,25 @@ def test_slice_range_of_a_label_at_an_angle_to_the_slices(degrees: float) -> Non
     assert slice_range(label_map, 2, volume) is None
 
 
-def test_warm_up_leaves_nothing_to_compile() -> None:
-    warm_up()
-    before = len(regions._measure_labels.signatures)
-    label_map = two_levels()
-    label_map.labels.flags.writeable = False
-    label_regions(label_map)
-    assert len(regions._measure_labels.signatures) == before
+def test_warm_up_leaves_nothing_to_compile(tmp_path: Path) -> None:
+    """In a process with an empty cache, as numba's own events report."""
+    code = (
+        "import numpy as np\n"
+        "from numba.core.event import RecordingListener, install_listener\n"
+        "from spine_etl.segmentation import label_regions, warm_up\n"
+        "from tests.labelled_ct import two_levels\n"
+        "label_map = two_levels()\n"
+        "label_map.labels.flags.writeable = False\n"
+        "counts = []\n"
+        "for step in (warm_up, lambda: label_regions(label_map)):\n"
+        "    with install_listener('numba:compile', RecordingListener()) as listener:\n"
+        "        step()\n"
+        "    counts.append(len(listener.buffer) > 0)\n"
+        "print(counts)"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("[True, False]\n", "")
 
 
 @pytest.mark.real_data

@@ -109,6 +109,12 @@ def test_folder_name_that_is_not_a_uid_is_refused(source: Path, name: str) -> No
         assert re.fullmatch(r"unnamed-[0-9a-f]{12}", study.uid)
 
 
+@pytest.mark.parametrize("name", ["1", "a", "1" * 64, "1.2-3_x"])
+def test_folder_name_of_up_to_64_characters_is_a_uid(source: Path, name: str) -> None:
+    (source / "train_images" / name).mkdir()
+    assert studies_by_uid(source)[name].problem is None
+
+
 def test_error_of_an_invalid_name_gives_a_command_that_finds_the_folder(source: Path) -> None:
     """The name itself, which can be a patient's, is not in the message."""
     (source / "train_images" / "DOE JANE").mkdir()

@@ -114,6 +114,43 @@ def test_invalid_box_row_is_an_error_of_its_study(rows: str, reason: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("accepted", "refused"),
+    [
+        ("65535,1,1,1,5", "65535.01,1,1,1,5"),  # Rows and Columns are 16-bit in DICOM
+        ("1,65535,1,1,5", "1,65536,1,1,5"),
+        ("-65535,1,1,1,5", "-65535.01,1,1,1,5"),  # a box may begin outside the image
+        ("1,-65535,1,1,5", "1,-65536,1,1,5"),
+        ("1,1,65535,1,5", "1,1,65535.01,1,5"),
+        ("1,1,1,65535,5", "1,1,1,65536,5"),
+        ("1,1,1e-9,1,5", "1,1,0,1,5"),
+        ("1,1,1,1e-9,5", "1,1,1,-1e-9,5"),
+        ("1,1,1,1,0", "1,1,1,1,-1"),
+        ("1,1,1,1,2147483647", "1,1,1,1,2147483648"),
+        ("1,1,1,1,5.0", "1,1,1,1,5.000001"),
+        ("1,1,1,1,1e3", "1,1,1,1,1e-3"),
+        ("1,1,1,1,5", "1,1,1,1,inf"),
+    ],
+)
+def test_both_sides_of_a_limit_of_boxes(accepted: str, refused: str) -> None:
+    boxes = read_boxes(box_table(f"1.2,{accepted}\n1.3,{refused}\n"))
+    x, y, width, height, number = map(float, accepted.split(","))
+    assert boxes["1.2"] == [FractureBox(x, y, width, height, int(number))]
+    assert isinstance(boxes["1.3"], TableInvalid)
+
+
+@pytest.mark.parametrize("cell", ["2", "-1", "0.5", "1.00", "nan", "true", "01", "1e0", "-0", "١"])
+def test_label_that_is_not_zero_or_one_is_refused(cell: str) -> None:
+    for row in (f"{cell},1,1", f"1,{cell},0", f"1,0,{cell}"):
+        assert isinstance(read_labels(label_table(f"1.2,{row}\n"), LEVELS)["1.2"], TableInvalid)
+
+
+def test_patient_may_be_fractured_without_a_fractured_level() -> None:
+    """The fracture may be at a level that the recipe does not crop; the reverse is an error."""
+    labels = read_labels(label_table("1.2,1,0,0\n"), LEVELS)
+    assert labels == {"1.2": {"patient_overall": 1, "C1": 0, "C2": 0}}
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("StudyInstanceUID,patient_overall,C1\n1.2,0,0\n", "0 columns named C2"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +63,23 @@ def test_cache_of_a_replaced_store_is_not_used(address: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(open_store(address, cache=cache).image(0), voxels(7)["image"])
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-5], lambda c: b"", lambda c: bytes([c[0] ^ 1]) + c[1:]])
-def test_damaged_cache_entry_is_fetched_again(address: Path, tmp_path: Path, damage) -> None:
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda entry: b"",
+    "only the name": lambda entry: entry[:32],
+    "truncated": lambda entry: entry[:-5],
+    "first bit": lambda entry: bytes([entry[0] ^ 1]) + entry[1:],
+    "last bit": lambda entry: entry[:-1] + bytes([entry[-1] ^ 0x80]),
+    "zeros": lambda entry: bytes(len(entry)),  # a file whose size was written before a power loss
+    "zeros after the name": lambda entry: entry[:32] + bytes(len(entry) - 32),
+    "appended": lambda entry: entry + b"\0",
+    "of an earlier release": lambda entry: entry[32:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_cache_entry_is_fetched_again(
+    address: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     cache = tmp_path / "cache"
     store = open_store(address, cache=cache)
     store.image(0)
@@ -68,6 +88,55 @@ def test_damaged_cache_entry_is_fetched_again(address: Path, tmp_path: Path, dam
     entry.write_bytes(damage(content))
     np.testing.assert_array_equal(store.image(0), voxels(1)["image"])
     assert entry.read_bytes() == content
+
+
+def test_swapped_cache_entries_are_fetched_again(address: Path, tmp_path: Path) -> None:
+    """Both entries are complete, with correct checksums of their own, but under each other's name."""
+    cache = tmp_path / "cache"
+    store = open_store(address, cache=cache)
+    for study in (0, 1):
+        store.image(study)
+    first, second = cached_files(cache)
+    content = {first: first.read_bytes(), second: second.read_bytes()}
+    first.write_bytes(content[second])
+    second.write_bytes(content[first])
+    for study, seed in ((0, 1), (1, 2)):
+        np.testing.assert_array_equal(store.image(study), voxels(seed)["image"])
+    assert {path: path.read_bytes() for path in content} == content
+
+
+def test_entry_is_found_by_the_sha256_of_the_object(address: Path, tmp_path: Path) -> None:
+    store = open_store(address, cache=tmp_path / "cache")
+    store.image(0)
+    digest = hashlib.sha256((address / "image/c/0/0/0/0/0").read_bytes()).hexdigest()
+    assert cached_files(tmp_path / "cache") == [tmp_path / "cache" / digest[:2] / digest[2:]]
+
+
+def read_all(address: Path, cache: Path, barrier: Barrier) -> None:
+    store = open_store(address, cache=cache)
+    barrier.wait(60)
+    for number in range(20):
+        for study, seed in ((0, 1), (1, 2)):
+            for name, expected in voxels(seed).items():
+                np.testing.assert_array_equal(store.read(name, study), expected)
+        for entry in cached_files(cache)[::3]:  # the other process meets missing and damaged entries
+            with suppress(FileNotFoundError):
+                entry.unlink() if number % 2 else os.truncate(entry, 40)
+
+
+def test_two_processes_fill_and_damage_one_cache_at_once(address: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    cache = tmp_path / "cache"
+    readers = [context.Process(target=read_all, args=(address, cache, barrier)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert [reader.exitcode for reader in readers] == [0, 0]
+    store = open_store(address, cache=cache)
+    assert list(check_store(store)) == []
+    assert len(cached_files(cache)) == 8  # two studies of four objects; nothing temporary is left
 
 
 def test_damaged_object_is_not_cached(address: Path, tmp_path: Path) -> None:

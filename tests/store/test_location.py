@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spine_etl.errors import StoreNotFound, StoreUnreachable, StoreWriteFailed
 from spine_etl.store.location import LocalLocation, open_location
+from spine_etl.store.writer import StoreWriter
+from tests.store.tiny import RECIPE, voxels
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def test_write_replaces_and_create_does_not(tmp_path: Path) -> None:
@@ -30,6 +38,60 @@ def test_operating_system_errors_become_store_errors(tmp_path: Path) -> None:
         location.read("folder")
     with pytest.raises(StoreWriteFailed, match="folder cannot be written: Is a directory"):
         location.write("folder", b"")
+
+
+@pytest.mark.parametrize("key", ["file/below", "file/below/deeper"])
+def test_file_in_the_place_of_a_folder_is_a_store_error(tmp_path: Path, key: str) -> None:
+    location = LocalLocation(tmp_path)
+    location.write("file", b"old")
+    for write in (location.write, location.create):
+        with pytest.raises(StoreWriteFailed, match="Not a directory"):
+            write(key, b"new")
+    assert not location.exists(key)
+    with pytest.raises(NotADirectoryError):
+        location.read(key)
+
+
+def test_damaged_array_folder_ends_the_build(tmp_path: Path) -> None:
+    """The search for a free row never ended: no row was taken, and none could be written."""
+    writer = StoreWriter(tmp_path, RECIPE)
+    (tmp_path / "image/c").write_bytes(b"")
+    with pytest.raises(StoreWriteFailed, match="Not a directory"):
+        writer.write_row(0, voxels(1))
+
+
+KEYS = st.sampled_from(["zarr.json", "a/zarr.json", "a/c/0/0", "a/c/1/0", "b/record.json"])
+CALLS = st.lists(
+    st.tuples(st.sampled_from(["read", "exists", "write", "create", "reopen"]), KEYS, st.binary(max_size=5))
+)
+
+
+@given(calls=CALLS)
+@settings(deadline=None)
+def test_location_is_a_dict(calls: list[tuple[str, str, bytes]]) -> None:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="location-") as folder:
+        location, expected = open_location(folder), dict[str, bytes]()
+        for call, key, content in calls:
+            if call == "reopen":  # as in another process
+                location = pickle.loads(pickle.dumps(location))  # noqa: S301
+            elif call == "write":
+                location.write(key, content)
+                expected[key] = content
+            elif call == "create":
+                if key in expected:
+                    with pytest.raises(FileExistsError):
+                        location.create(key, content)
+                else:
+                    location.create(key, content)
+                    expected[key] = content
+            elif call == "read" and key not in expected:
+                with pytest.raises(FileNotFoundError):
+                    location.read(key)
+            elif call == "read":
+                assert location.read(key) == expected[key]
+            assert location.exists(key) == (key in expected)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in files} == expected
 
 
 @pytest.mark.parametrize("address", ["s3://", "s3:///a", "gs://bucket/a", "s3://bucket/a?b=c"])

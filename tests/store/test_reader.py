@@ -104,6 +104,15 @@ def test_damaged_commit_is_refused(store: Store, content: str) -> None:
         open_store(str(store.location))
 
 
+def test_missing_commit_is_an_error_not_an_empty_store(store: Store) -> None:
+    """The root names it. A build that began with nothing would drop all studies it does not process."""
+    (root_path(store).parent / "versions/1/zarr.json").unlink()
+    with pytest.raises(ChunkMissing, match=r"versions/1/zarr\.json is missing"):
+        open_store(str(store.location))
+    with pytest.raises(ChunkMissing, match=r"versions/1/zarr\.json is missing"):
+        StoreWriter(str(store.location), RECIPE)
+
+
 def test_damaged_root_is_refused(store: Store) -> None:
     content = json.loads(root_path(store).read_text())
     del content["attributes"]["spine_etl"]["fingerprint"]

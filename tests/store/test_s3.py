@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-import spine_etl.s3
 from spine_etl.errors import (
     ChunkCorrupt,
     ChunkMissing,
@@ -23,9 +22,11 @@ from spine_etl.errors import (
     StoreNotFound,
     StoreUnreachable,
 )
+from spine_etl.s3 import open_bucket
 from spine_etl.store import Store, open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.location import open_location
+from spine_etl.store.s3 import S3Location
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, refused_record, voxels, write_and_commit, write_study
 
@@ -95,14 +96,14 @@ def test_missing_object_is_an_error_not_fill_values(store: Store, address: str) 
     import obstore
 
     key = store.arrays["mask"].key(int(store.table["row"][0]))
-    obstore.delete(spine_etl.s3.open_bucket(address), key)
+    obstore.delete(open_bucket(address), key)
     with pytest.raises(ChunkMissing, match=r"1\.1"):
         store.mask(0)
     table = json.loads(open_location(address).read("versions/1/zarr.json"))["attributes"]["path"]
-    obstore.delete(spine_etl.s3.open_bucket(address), f"{table}/fracture/c/0/0")
+    obstore.delete(open_bucket(address), f"{table}/fracture/c/0/0")
     with pytest.raises(ChunkCorrupt, match="version"):
         open_store(address)
-    obstore.delete(spine_etl.s3.open_bucket(address), f"{table}/row/zarr.json")
+    obstore.delete(open_bucket(address), f"{table}/row/zarr.json")
     with pytest.raises(ChunkMissing, match="incomplete"):
         open_store(address)
 
@@ -221,7 +222,6 @@ def proxy(s3_bucket, s3_server, monkeypatch) -> Iterator[Proxy]:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(spine_etl.s3, "_FIRST_PAUSE_S", 0.001)
         yield server
         server.shutdown()
         thread.join()
@@ -229,7 +229,7 @@ def proxy(s3_bucket, s3_server, monkeypatch) -> Iterator[Proxy]:
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "reset"])
 def test_transient_failures_are_retried_nine_times(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = open_location(f"{s3_bucket}/a")
+    location = S3Location(f"{s3_bucket}/a", first_pause_s=0.001)
     proxy.plan = lambda method, path, number: fault if number < 9 else None
     location.write("x", b"content")
     assert location.read("x") == b"content"
@@ -240,7 +240,7 @@ def test_transient_failures_are_retried_nine_times(proxy: Proxy, s3_bucket: str,
 
 @pytest.mark.parametrize("fault", ["500", "reset"])
 def test_request_fails_after_ten_tries(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = open_location(f"{s3_bucket}/a")
+    location = S3Location(f"{s3_bucket}/a", first_pause_s=0.001)
     proxy.plan = lambda method, path, number: fault
     with pytest.raises(StoreUnreachable, match="after 10 tries"):
         location.read("x")
@@ -249,7 +249,7 @@ def test_request_fails_after_ten_tries(proxy: Proxy, s3_bucket: str, fault: str)
 
 @pytest.mark.parametrize("fault", ["400", "403"])
 def test_permanent_failure_is_not_retried(proxy: Proxy, s3_bucket: str, fault: str) -> None:
-    location = open_location(f"{s3_bucket}/a")
+    location = S3Location(f"{s3_bucket}/a", first_pause_s=0.001)
     proxy.plan = lambda method, path, number: fault
     with pytest.raises(StoreForbidden if fault == "403" else StoreUnreachable):
         location.read("x")
@@ -259,7 +259,7 @@ def test_permanent_failure_is_not_retried(proxy: Proxy, s3_bucket: str, fault: s
 @pytest.mark.parametrize("fault", ["after:500", "after:reset"])
 def test_lost_put_response_is_recognised_as_own_write(proxy: Proxy, s3_bucket: str, fault: str) -> None:
     """The first try creates the object; the second finds it and must recognise it as its own."""
-    location = open_location(f"{s3_bucket}/a")
+    location = S3Location(f"{s3_bucket}/a", first_pause_s=0.001)
     proxy.plan = lambda method, path, number: fault if (method, number) == ("PUT", 0) else None
     location.create("mine", b"1")
     assert location.read("mine") == b"1"

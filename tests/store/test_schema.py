@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import tensorstore
@@ -58,6 +60,64 @@ def test_row_of_another_shape_or_type_is_refused() -> None:
         array.encode(voxels(1)["overview/image"])
     with pytest.raises(ValueError, match="its size is 256 bytes, not 768"):  # 2 bytes a voxel
         array.decode(row_arrays(RECIPE)["overview/image"].encode(voxels(1)["overview/image"]))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+OUTPUTS: dict[str, Callable[[], np.ndarray]] = {
+    "Fortran order": lambda: np.zeros((2, 4, 6, 8), np.int16, order="F"),
+    "strided": lambda: np.zeros((4, 4, 6, 8), np.int16)[::2],
+    "reversed": lambda: np.zeros((2, 4, 6, 8), np.int16)[::-1],
+    "unsigned": lambda: np.zeros((2, 4, 6, 8), np.uint16),
+    "float16": lambda: np.zeros((2, 4, 6, 8), np.float16),
+    "big-endian": lambda: np.zeros((2, 4, 6, 8), ">i2"),
+    "axes reversed": lambda: np.zeros((8, 6, 4, 2), np.int16),
+    "flat": lambda: np.zeros(2 * 4 * 6 * 8, np.int16),
+    "a study too many": lambda: np.zeros((1, 2, 4, 6, 8), np.int16),
+    "read-only": lambda: read_only(np.zeros((2, 4, 6, 8), np.int16)),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
+def test_output_that_would_hold_other_numbers_is_refused(output: Callable[[], np.ndarray]) -> None:
+    """All of them have as many bytes as the row, so blosc would fill them with numbers in another order."""
+    array, out = row_arrays(RECIPE)["image"], output()
+    content = array.encode(voxels(1)["image"])
+    with pytest.raises(TypeError, match=r"image needs a C-contiguous int16 \(2, 4, 6, 8\)"):
+        array.decode(content, out)
+    assert (out == 0).all()
+
+
+def test_part_of_a_batch_is_a_valid_output(store: Store) -> None:
+    batch = np.zeros((3, 2, 4, 6, 8), np.int16)
+    store.image(0, out=batch[1])
+    np.testing.assert_array_equal(batch[1], voxels(1)["image"])
+    assert not batch[[0, 2]].any()
+    with pytest.raises(TypeError, match="needs a C-contiguous int16"):  # not a fault of the store
+        store.image(0, out=batch[1].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "change", [np.asfortranarray, lambda v: v[::-1].copy()[::-1], lambda v: np.repeat(v, 2, axis=0)[::2]]
+)
+def test_memory_layout_of_the_voxels_does_not_change_the_object(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    array, row = row_arrays(RECIPE)["image"], voxels(1)["image"]
+    assert array.encode(change(row)) == array.encode(row)
+
+
+@pytest.mark.parametrize(("size", "valid"), [(15, False), (16, True), (17, True)])
+def test_shortest_object_is_a_blosc_header_and_its_checksum(size: int, valid: bool) -> None:
+    """A blosc header has 16 bytes; a CRC-32C of nothing at all would match too."""
+    packed = bytes(range(size))
+    assert checksum_matches(packed + google_crc32c.value(packed).to_bytes(4, "little")) == valid
+    assert not checksum_matches(packed + google_crc32c.value(packed).to_bytes(4, "big"))
+    assert not checksum_matches(b"")
+    assert not checksum_matches(bytes(4))
 
 
 @pytest.mark.parametrize("name", ARRAY_NAMES)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from spine_etl.errors import SourceChanged, SourceNotFound, SourceUnreachable
-from spine_etl.s3 import open_bucket, with_retries
+from spine_etl.s3 import FIRST_PAUSE_S, open_bucket, with_retries
 from spine_etl.source.files.memory import MemoryContent
 
 _Result = TypeVar("_Result")
@@ -23,13 +23,17 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class S3File:
-    """An object as it was listed; ``key`` is relative to ``root``, an ``s3://bucket/prefix``."""
+    """An object as it was listed; ``key`` is relative to ``root``, an ``s3://bucket/prefix``.
+
+    ``first_pause_s`` is the bound of the pause before the first retry.
+    """
 
     root: str
     key: str
     size: int
     etag: str
     modified: float
+    first_pause_s: float = FIRST_PAUSE_S
 
     @property
     def name(self) -> str:
@@ -52,7 +56,7 @@ class S3File:
         from obstore.exceptions import PreconditionError
 
         try:
-            content, etag = _request(self.root, self.name, lambda client: _get(client, self.key, self.etag))
+            content, etag = _request(self, lambda client: _get(client, self.key, self.etag))
         except (FileNotFoundError, PreconditionError) as error:
             raise SourceChanged(f"{self.name} changed on S3 since it was listed.") from error
         if etag != self.etag or len(content) != self.size:  # the server ignores If-Match
@@ -72,6 +76,7 @@ class S3Folder:
 
     root: str
     path: str = ""
+    first_pause_s: float = FIRST_PAUSE_S
     concurrent_reads = 16  # the first byte of a response takes 20 to 100 ms
 
     @property
@@ -80,14 +85,21 @@ class S3Folder:
 
     def files(self) -> list[S3File]:
         return [
-            S3File(self.root, meta["path"], meta["size"], _etag(meta), meta["last_modified"].timestamp())
+            S3File(
+                self.root,
+                meta["path"],
+                meta["size"],
+                _etag(meta),
+                meta["last_modified"].timestamp(),
+                self.first_pause_s,
+            )
             for meta in self._list()["objects"]
             # Some tools create an empty object with the folder's own name as a marker.
             if meta["path"] != self.path
         ]
 
     def folders(self) -> list[S3Folder]:
-        return [S3Folder(self.root, path) for path in self._list()["common_prefixes"]]
+        return [S3Folder(self.root, path, self.first_pause_s) for path in self._list()["common_prefixes"]]
 
     def modified_at(self) -> float | None:
         return max((file.modified for file in self.files()), default=None)
@@ -96,7 +108,7 @@ class S3Folder:
         return None
 
     def _list(self) -> Any:
-        return _request(self.root, self.name, lambda client: client.list_with_delimiter(self.path or None))
+        return _request(self, lambda client: client.list_with_delimiter(self.path or None))
 
 
 def _etag(meta: Any) -> str:
@@ -110,14 +122,14 @@ def _get(client: Any, key: str, etag: str) -> tuple[bytes, str]:
     return response.bytes().to_bytes(), response.meta["e_tag"]
 
 
-def _request(root: str, name: str, operation: Callable[[Any], _Result]) -> _Result:
+def _request(entry: S3File | S3Folder, operation: Callable[[Any], _Result]) -> _Result:
     """The result of ``operation(client)``, with retries. Raises SourceUnreachable."""
     settings = {variable: value for variable, value in os.environ.items() if variable.startswith("AWS_")}
-    client = _client(root, tuple(sorted(settings.items())))
+    client = _client(entry.root, tuple(sorted(settings.items())))
     try:
-        return with_retries(lambda _: operation(client))
+        return with_retries(lambda _: operation(client), first_pause_s=entry.first_pause_s)
     except (PermissionError, ConnectionError) as error:
-        raise SourceUnreachable(f"{name} cannot be read from S3: {error}.") from error
+        raise SourceUnreachable(f"{entry.name} cannot be read from S3: {error}.") from error
 
 
 @lru_cache(maxsize=8)

@@ -1,12 +1,8 @@
-"""Workers and schedulers that die during a build: real processes are killed."""
+"""Workers and schedulers that die during a build: real processes end."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ from spine_etl.phantom import write_phantom
 from spine_etl.store import Store, open_store
 from tests.flows.commands import build, start, wait
 from tests.flows.conftest import Cluster
+from tests.flows.deaths import DeathOfWorkers
 
 pytestmark = pytest.mark.integration
 
@@ -36,43 +33,24 @@ def undisturbed(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
     return open_store(store)
 
 
-class Killer(threading.Thread):
-    """Kills the worker process that is processing a given study, a given number of times."""
-
-    def __init__(self, address: str, uid: str, times: int) -> None:
-        super().__init__(daemon=True)
-        self.address, self.uid, self.times = address, uid, times
-        self.killed: list[str] = []
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        with Client(self.address) as client:
-            while not self.stop.is_set() and len(self.killed) < self.times:
-                for worker, keys in client.processing().items():
-                    if any(key.startswith(self.uid) for key in keys) and worker not in self.killed:
-                        with suppress(Exception):  # the worker may have ended in the meantime
-                            (pid,) = client.run(os.getpid, workers=[worker]).values()
-                            os.kill(pid, signal.SIGKILL)
-                            self.killed.append(worker)
-                time.sleep(0.005)
-
-
-def build_while_killing(
+def build_with_deaths(
     cluster: Cluster, phantom: Path, store: Path, times: int
-) -> tuple[Killer, int, dict[str, object]]:
-    killer = Killer(cluster.address, sorted((phantom / "train_images").iterdir())[1].name, times)
-    killer.start()
+) -> tuple[DeathOfWorkers, int, dict[str, object]]:
+    """Build while the first ``times`` workers that start the second study die."""
+    uid = sorted((phantom / "train_images").iterdir())[1].name
+    deaths = DeathOfWorkers(uid, times, store.with_name("deaths"))
+    with Client(cluster.address, timeout=120) as client:
+        client.wait_for_workers(2, timeout=120)
+        client.register_plugin(deaths)
     status, line, _ = build(phantom, store, "--dask", cluster.address)
-    killer.stop.set()
-    killer.join()
-    return killer, status, line
+    return deaths, status, line
 
 
-def test_a_study_whose_worker_dies_once_is_retried(
+def test_a_study_whose_worker_dies_twice_is_stored(
     cluster: Cluster, phantom: Path, undisturbed: Store, tmp_path: Path
 ) -> None:
-    killer, status, line = build_while_killing(cluster, phantom, tmp_path / "store", times=1)
-    assert len(killer.killed) == 1
+    deaths, status, line = build_with_deaths(cluster, phantom, tmp_path / "store", times=2)
+    assert deaths.count() == 2
     assert (status, line["processed"], line["refused"]) == (0, 6, 0)
     assert line["root_digest"] == undisturbed.root_digest
 
@@ -81,12 +59,12 @@ def test_a_study_whose_worker_dies_three_times_is_refused(
     cluster: Cluster, phantom: Path, undisturbed: Store, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    killer, status, line = build_while_killing(cluster, phantom, store, times=3)
-    assert len(killer.killed) == 3
+    deaths, status, line = build_with_deaths(cluster, phantom, store, times=3)
+    assert deaths.count() == 3
     assert (status, line["processed"], line["refused"]) == (3, 5, 1)
     (refused,) = open_store(store).refused
-    assert (refused["uid"], refused["code"]) == (killer.uid, "WORKER_LOST")
-    assert "3 workers died" in refused["reason"]
+    assert (refused["uid"], refused["code"]) == (deaths.uid, "WORKER_LOST")
+    assert refused["reason"] == "3 workers died while processing it."
     # The next run retries it.
     status, line, _ = build(phantom, store, "--dask", cluster.address)
     assert (status, line["processed"], line["unchanged"]) == (0, 1, 5)

@@ -11,19 +11,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 import pytest
 
-import spine_etl.s3
 from spine_etl.dicom import read_series
 from spine_etl.errors import NoSlices, SourceChanged, SourceNotFound, SourceUnreachable
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import load_recipe
 from spine_etl.s3 import open_bucket
 from spine_etl.source.files import open_source
+from spine_etl.source.files.s3 import S3Folder
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest
 
 RECIPE = load_recipe("quick")
 LEVELS = list(RECIPE.levels)
+BUCKET = S3Folder("s3://bucket", first_pause_s=0.001)
 DATE = "2026-01-02T03:04:05.000Z"
 
 
@@ -104,7 +105,6 @@ def server(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("AWS_REGION", "us-east-1")
         monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-        monkeypatch.setattr(spine_etl.s3, "_FIRST_PAUSE_S", 0.001)
         yield server
         server.shutdown()
         thread.join()
@@ -112,7 +112,7 @@ def server(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def study(server: Server) -> Study:
-    study = next(study for study in discover_studies("s3://bucket", LEVELS) if study.mask)
+    study = next(study for study in discover_studies(BUCKET, LEVELS) if study.mask)
     server.requests.clear()
     return study
 
@@ -185,7 +185,7 @@ def test_failed_request_is_a_source_error(
     assert (record.refusal.code, record.refusal.transient) == ("SOURCE_UNREACHABLE", True)
     server.status["list"] = status
     with pytest.raises(SourceUnreachable):
-        discover_studies("s3://bucket", LEVELS)
+        discover_studies(BUCKET, LEVELS)
 
 
 def test_listing_without_etags_is_refused(server: Server, study: Study) -> None:
