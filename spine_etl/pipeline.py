@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,14 @@ from spine_etl.localization import Localizer
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image, sample_labels
-from spine_etl.segmentation import check_labels, check_overlap, check_slices, level_centers_mm
+from spine_etl.segmentation import (
+    check_alignment,
+    check_labels,
+    check_plausible,
+    check_structure,
+    find_vertebrae,
+    level_centers_mm,
+)
 from spine_etl.source.layout import Study
 from spine_etl.store.record import Record
 from spine_etl.store.schema import row_arrays
@@ -118,8 +125,9 @@ def crop_study(
     volume, mask = _read(study, threads)
     if mask:
         check_labels(mask, recipe)
-        check_overlap(mask, volume.grid)
-        check_slices(mask, volume)
+        warnings = [*check_alignment(mask, volume), *check_structure(mask, volume, recipe)]
+        warnings += check_plausible(find_vertebrae(mask, recipe).label_map, volume, recipe)
+        volume = replace(volume, warnings=(*volume.warnings, *warnings))
     overview = overview_grid(volume.grid, recipe)
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     sample_image(volume, overview, out=voxels["overview/image"], threads=threads)

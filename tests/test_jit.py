@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from spine_etl.resample import kernels
-from spine_etl.segmentation import regions
+from spine_etl.segmentation import bone, regions, structure
 
-MODULES = (kernels, regions)
+MODULES = (kernels, regions, structure, bone)
 
 
 def kernels_of(module: ModuleType) -> dict[str, numba.core.dispatcher.Dispatcher]:

@@ -344,6 +344,7 @@ def test_records_agree_with_the_table(built: Built) -> None:
     assert a.facts["spacing"] == [2.0, 1.0, 0.5]
     assert a.facts["uneven"] is False
     assert a.warnings == (
+        StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),
         StudyWarning("BOX_WITHOUT_SLICE", "1 of 3 fracture boxes name no slice of the series."),
     )
     assert b.facts["spacing"] == pytest.approx([np.hypot(4, 1), 2.5, 2.5], abs=1e-3)

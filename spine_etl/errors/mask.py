@@ -31,7 +31,9 @@ class MaskOutsideVolume(MaskError, ValueError):
 
 
 class MaskImplausible(MaskError, ValueError):
-    """The segmentation cannot be one of this CT's vertebrae."""
+    """The labels contradict the CT or the anatomy, for example numbers out of order or no bone under them."""
 
     code = "MASK_IMPLAUSIBLE"
-    default_action = "Look at the segmentation on top of its CT, and replace or remove it."
+    default_action = (
+        "Check that the segmentation belongs to this study and that its axes and labels are right."
+    )

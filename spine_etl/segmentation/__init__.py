@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from spine_etl.segmentation.alignment import check_overlap, check_slices
-from spine_etl.segmentation.components import Islands, Vertebrae, VertebraRegion, find_vertebrae, warm_up
+from spine_etl.segmentation import bone, components, structure
+from spine_etl.segmentation.alignment import check_alignment
+from spine_etl.segmentation.components import Islands, Vertebrae, VertebraRegion, find_vertebrae
+from spine_etl.segmentation.plausibility import check_plausible, check_structure
 from spine_etl.segmentation.regions import (
     LabelRegion,
     check_labels,
@@ -17,12 +19,20 @@ __all__ = [
     "LabelRegion",
     "VertebraRegion",
     "Vertebrae",
+    "check_alignment",
     "check_labels",
-    "check_overlap",
-    "check_slices",
+    "check_plausible",
+    "check_structure",
     "find_vertebrae",
     "label_regions",
     "level_centers_mm",
     "slice_range",
     "warm_up",
 ]
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from numba's cache, before the first study needs them."""
+    components.warm_up()
+    structure.warm_up()
+    bone.warm_up()

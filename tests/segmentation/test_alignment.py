@@ -1,15 +1,14 @@
 from __future__ import annotations
 
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 
 from spine_etl.errors import GeometryInvalid, MaskOutsideVolume
 from spine_etl.geometry import Grid
-from spine_etl.segmentation import (
-    check_overlap,
-    check_slices,
-)
-from spine_etl.volume import LabelMap
+from spine_etl.segmentation.alignment import check_alignment, check_overlap
+from spine_etl.volume import LabelMap, Volume
 from tests.labelled_ct import SHAPE, ct, grid, two_levels
 
 
@@ -64,39 +63,81 @@ def test_overlap_of_blocks_at_an_angle(distance: float, separated: bool) -> None
 
 
 def test_map_of_the_cts_shape_must_have_its_position() -> None:
-    check_slices(two_levels(), ct())
+    check_alignment(two_levels(), ct())
     reordered = grid().affine[:, [2, 0, 1, 3]]  # the same voxels, stored in another order
-    check_slices(LabelMap(np.zeros((40, 20, 30), np.uint8), Grid((40, 20, 30), reordered)), ct())
+    check_alignment(LabelMap(np.zeros((40, 20, 30), np.uint8), Grid((40, 20, 30), reordered)), ct())
     # LPS written down as RAS: left and right, front and back are mirrored about the origin.
     mirrored = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid().affine
-    with pytest.raises(MaskOutsideVolume, match="the CT's shape"):
-        check_slices(LabelMap(two_levels().labels, Grid(SHAPE, mirrored)), ct())
-    smaller = Grid((20, 30, 39), mirrored)
-    check_slices(LabelMap(np.zeros((20, 30, 39), np.uint8), smaller), ct())  # another shape may be anywhere
+    with pytest.raises(MaskOutsideVolume):
+        check_alignment(LabelMap(two_levels().labels, Grid(SHAPE, mirrored)), ct())
+    elsewhere = grid((20, 30, 39), (-12, -25, 40))  # a map of another shape may be anywhere
+    check_alignment(LabelMap(np.zeros((20, 30, 39), np.uint8), elsewhere), ct())
 
 
 def test_map_of_the_cts_shape_needs_even_slices() -> None:
     coordinates = np.arange(20.0)
     coordinates[1:-1] += 0.4
-    check_slices(two_levels(), ct(coordinates))  # each label is still nearest to its own slice
+    check_alignment(two_levels(), ct(coordinates))  # each label is still nearest to its own slice
     coordinates[10] += 0.2
     with pytest.raises(GeometryInvalid, match="uneven"):
-        check_slices(two_levels(), ct(coordinates))
+        check_alignment(two_levels(), ct(coordinates))
+
+
+STEPS = np.array([0.4, 0.5, 0.8])  # of the CT along x, y and z
+
+
+def moved(axis: int, voxels: float) -> LabelMap:
+    """The two levels, so many voxels away from the CT along an axis of the patient."""
+    origin = np.array([-10.0, -20, 30])
+    origin[axis] += voxels * STEPS[axis]
+    return LabelMap(two_levels().labels, grid(SHAPE, tuple(origin)))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_map_of_the_cts_shape_may_be_one_voxel_off(axis: int) -> None:
-    """The largest step of the CT is 0.8 mm, along z."""
-    for distance, refused in ((0.79, False), (0.81, True)):
-        for direction in (1, -1):
-            origin = np.array([-10.0, -20, 30])
-            origin[axis] += direction * distance
-            moved = LabelMap(two_levels().labels, grid(SHAPE, tuple(origin)))
-            if refused:
-                with pytest.raises(MaskOutsideVolume, match=r"0\.8 mm away"):
-                    check_slices(moved, ct())
-            else:
-                check_slices(moved, ct())
+@pytest.mark.parametrize("direction", [1, -1])
+def test_map_of_the_cts_shape_may_be_three_quarters_of_a_voxel_off(axis: int, direction: int) -> None:
+    for voxels, codes in ((0.0, []), (0.09, []), (0.11, ["MASK_SHIFTED"]), (0.5, ["MASK_SHIFTED"]),
+                          (0.74, ["MASK_SHIFTED"])):  # fmt: skip
+        warnings = check_alignment(moved(axis, direction * voxels), ct())
+        assert [warning.code for warning in warnings] == codes, voxels
+    for voxels in (0.76, 1.0, 2.0):
+        with pytest.raises(MaskOutsideVolume, match=f"{voxels:.2f}"):
+            check_alignment(moved(axis, direction * voxels), ct())
+
+
+def test_the_warning_names_the_offset_along_each_axis_of_the_ct() -> None:
+    origin = (-10 + 0.2 * 0.4, -20 - 0.3 * 0.5, 30 + 0.6 * 0.8)
+    (warning,) = check_alignment(LabelMap(two_levels().labels, grid(SHAPE, origin)), ct())
+    assert "0.60, 0.30, 0.20 voxels off along the CT's z, y and x" in warning.text
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
+def test_axes_may_have_any_order_and_direction(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    """The same lattice, its axes stored in another way: the same offset, to either side of each limit."""
+    for voxels, expected in ((0.0, 0), (0.5, 1), (0.8, None)):
+        label_map = moved(1, voxels)
+        reverse = np.diag([*map(float, signs), 1.0])
+        reverse[:3, 3] = [(n - 1) * (sign < 0) for n, sign in zip(SHAPE, signs, strict=True)]
+        affine = (label_map.grid.affine @ reverse)[:, [*order, 3]]
+        labels = label_map.labels[tuple(slice(None, None, sign) for sign in signs)].transpose(order)
+        stored = LabelMap(labels, Grid(labels.shape, affine))
+        if expected is None:
+            with pytest.raises(MaskOutsideVolume):
+                check_alignment(stored, ct())
+        else:
+            assert len(check_alignment(stored, ct())) == expected
+
+
+def test_a_cube_turned_by_45_degrees_is_not_the_cts_lattice() -> None:
+    """Its eight corners are nearest to fewer than eight corners of the CT, or far away from them."""
+    cube, half = Grid((10, 10, 10), np.eye(4)), np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = [[1, 0, 0], [0, half, -half], [0, half, half]]
+    affine[:3, 3] = 4.5 - affine[:3, :3] @ [4.5, 4.5, 4.5]
+    labels = np.ones((10, 10, 10), np.uint8)
+    with pytest.raises(MaskOutsideVolume, match="the CT's shape"):
+        check_alignment(LabelMap(labels, Grid((10, 10, 10), affine)), Volume(labels.astype(np.int16), cube))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -106,9 +147,9 @@ def test_slices_may_be_half_a_step_from_their_even_position(sign: int) -> None:
         coordinates[7] += sign * off
         if refused:
             with pytest.raises(GeometryInvalid, match="uneven"):
-                check_slices(two_levels(), ct(coordinates))
+                check_alignment(two_levels(), ct(coordinates))
         else:
-            check_slices(two_levels(), ct(coordinates))
+            check_alignment(two_levels(), ct(coordinates))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

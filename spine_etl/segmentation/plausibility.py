@@ -1,0 +1,262 @@
+"""Whether labels can be those of the vertebrae that the CT shows.
+
+What contradicts all reason is refused; what real necks do, with disease, metal or a narrow field, is at most
+a warning. The limits are wide: docs/decisions.md lists how far legal and faulty masks are from each. A mask
+that is mirrored from left to right cannot be recognised, because a neck is symmetrical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from spine_etl.errors import MaskImplausible, StudyWarning
+from spine_etl.geometry import FloatArray
+from spine_etl.recipe import Recipe
+from spine_etl.segmentation.bone import BoneFit, bone_fit
+from spine_etl.segmentation.curve import Spine, head_to_foot, spine_of, vertebra_region
+from spine_etl.segmentation.regions import LabelRegion, bounding_grid, label_regions
+from spine_etl.segmentation.structure import label_structure
+from spine_etl.volume import LabelMap, Volume
+
+_MIN_CT_MM3 = 100_000.0  # less than a vertebra with its surroundings: nothing to compare labels with
+_MIN_LABELLED_MM3 = 100.0
+_MIN_VOXELS = 4
+_MIN_RUN_MM, _MIN_RUN_VOXELS = 4.5, 4.0
+_MAX_RAMPS = 0.12
+
+_MIN_POINTS = 40
+_MIN_AUC, _FAINT_AUC, _FAINT_LEVEL_AUC = 0.58, 0.68, 0.6
+_MAX_GAIN, _GAIN_PER_ROOT_POINT = 0.05, 1.0
+_FAR_MM = 9.0
+_FEW_LEVELS_GAIN = 0.1  # one or two vertebrae may fit their neighbours as well as themselves
+_METAL_SHARE = 0.001
+
+_MAX_DETOUR_MM, _MAX_ASCENT_MM = 6.0, 3.0
+_MAX_MM3 = {"C": 40_000.0, "T": 100_000.0, "L": 180_000.0, "S": 400_000.0}
+_MAX_LENGTH_MM = {"C": 130.0, "T": 160.0, "L": 180.0, "S": 250.0}
+_USUAL_MM3 = {"C": (1_500, 22_000), "T": (3_000, 60_000), "L": (12_000, 120_000), "S": (5_000, 300_000)}
+_USUAL_DISTANCE_MM = {"C": (6, 34), "T": (10, 45), "L": (18, 60), "S": (10, 100)}
+_C1_HEIGHT, _C3_HEIGHT = 1.25, 1.15  # of the height of C2; at most 1.04 and 0.79 in 87 real necks
+_FUSED_MM2, _FUSED_FACES = 150.0, 20
+_ABOVE_MM = 60.0  # of the CT above the centre of its first level: the missing ones would be in it
+
+
+def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tuple[StudyWarning, ...]:
+    """Refuse labels that no vertebrae make, whatever the CT shows: empty, scattered or interpolated.
+
+    Returns
+    -------
+    tuple of StudyWarning
+        ``LEVELS_FUSED`` for neighbours that touch over a large area.
+
+    Raises
+    ------
+    MaskImplausible
+        With what was seen.
+    """
+    regions = label_regions(label_map)
+    if not regions:
+        raise MaskImplausible("The segmentation is empty.")
+    if _is_too_small(volume):
+        return ()
+    labelled_mm3 = sum(region.volume_mm3 for region in regions.values())
+    voxels = max(region.voxel_count for region in regions.values())
+    if labelled_mm3 < _MIN_LABELLED_MM3 or voxels < _MIN_VOXELS:
+        raise MaskImplausible(
+            f"The segmentation has {labelled_mm3:.0f} mm3 of labels, at most {voxels} voxels in one; "
+            "a vertebra has thousands of mm3."
+        )
+    structure = label_structure(label_map, *_box(regions))
+    if structure.run_mm < _MIN_RUN_MM and structure.run_voxels < _MIN_RUN_VOXELS:
+        raise MaskImplausible(
+            f"The labels are scattered: they change after {structure.run_mm:.1f} mm on average, "
+            "in vertebrae after about 10 mm."
+        )
+    if structure.ramps > _MAX_RAMPS:
+        raise MaskImplausible(
+            f"{structure.ramps:.0%} of the labels' borders have a rim of smaller numbers: "
+            "the label numbers were interpolated.",
+            action="Resample segmentations with nearest neighbours.",
+        )
+    face_mm2 = float(np.prod(label_map.grid.spacing_mm)) ** (2 / 3)
+    names = head_to_foot(recipe)
+    return tuple(
+        StudyWarning("LEVELS_FUSED", f"{upper} and {lower} touch over {area:.0f} mm2.")
+        for (upper, a), (lower, b) in pairwise(names)
+        if (area := float(structure.contacts_mm2[a, b])) > max(_FUSED_MM2, _FUSED_FACES * face_mm2)
+    )
+
+
+def check_plausible(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tuple[StudyWarning, ...]:
+    """Refuse labels whose order, size or position contradicts the anatomy or the CT.
+
+    ``label_map`` holds the vertebrae without stray islands.
+
+    Returns
+    -------
+    tuple of StudyWarning
+        What is unusual but happens in real necks; the codes are in `spine_etl.errors.WARNINGS`.
+
+    Raises
+    ------
+    MaskImplausible
+        With what was seen.
+    """
+    regions = label_regions(label_map)
+    if not regions:
+        raise MaskImplausible("The segmentation shows no vertebra.")
+    if _is_too_small(volume):
+        return (StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),)
+    order = head_to_foot(recipe)
+    present = {name: regions[label] for name, label in order if label in regions}
+    spine = spine_of({name: region.centroid_mm for name, region in present.items()}, [n for n, _ in order])
+    names = {label: name for name, label in (*recipe.levels.items(), *recipe.other_labels.items())}
+    by_name = {names[label]: region for label, region in regions.items()}
+    _check_sizes(by_name, label_map)
+    _check_order(spine)
+    fit = bone_fit(label_map, volume, *_box(regions))
+    _check_bone(fit, len(regions))
+    return (
+        *_bone_warnings(fit, names),
+        *_order_warnings(spine, present, volume, order),
+        *_shape_warnings(by_name, label_map, volume),
+    )
+
+
+def _is_too_small(volume: Volume) -> bool:
+    size = np.prod(volume.grid.shape) * abs(np.linalg.det(volume.grid.affine[:3, :3]))
+    return bool(size < _MIN_CT_MM3)
+
+
+def _box(regions: Mapping[int, LabelRegion]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last index of all labels along each axis of their map."""
+    low = np.array([region.low for region in regions.values()]).min(axis=0)
+    return low, np.array([region.high for region in regions.values()]).max(axis=0)
+
+
+def _extent_mm(region: LabelRegion, label_map: LabelMap) -> FloatArray:
+    """(3,): size of the box of a label, along the map's axes."""
+    size: FloatArray = (np.array(region.high) - region.low + 1) * label_map.grid.spacing_mm
+    return size
+
+
+def _check_sizes(regions: Mapping[str, LabelRegion], label_map: LabelMap) -> None:
+    for name, region in regions.items():
+        part = vertebra_region(name)
+        length = float(_extent_mm(region, label_map).max())
+        if region.volume_mm3 > _MAX_MM3[part] or length > _MAX_LENGTH_MM[part]:
+            raise MaskImplausible(
+                f"{name} has {region.volume_mm3 / 1000:.1f} cm3 and is {length:.0f} mm long; "
+                f"no vertebra exceeds {_MAX_MM3[part] / 1000:.0f} cm3 or {_MAX_LENGTH_MM[part]:.0f} mm."
+            )
+
+
+def _check_order(spine: Spine) -> None:
+    if spine.detour_mm > _MAX_DETOUR_MM:
+        raise MaskImplausible(
+            f"Levels are out of order: the way through {', '.join(spine.levels)} is "
+            f"{spine.detour_mm:.0f} mm longer than the way through {', '.join(spine.exchanged)}."
+        )
+    if spine.descent_mm < -_MAX_ASCENT_MM:
+        raise MaskImplausible(
+            f"Levels are upside down: {spine.levels[0]} is {-spine.descent_mm:.0f} mm below "
+            f"{spine.levels[-1]}."
+        )
+
+
+def _check_bone(fit: BoneFit, levels: int) -> None:
+    if fit.points < _MIN_POINTS:
+        return
+    limit = _MAX_GAIN + _GAIN_PER_ROOT_POINT / fit.points**0.5
+    far = limit + (_FEW_LEVELS_GAIN if levels < 3 else 0.0)
+    seen = f"labels are brighter than their surroundings in {fit.auc:.0%} of comparisons"
+    if fit.turn_gain > limit:
+        raise MaskImplausible(
+            f"The segmentation fits the bone better {fit.turn}: its {seen}, "
+            f"then {fit.auc + fit.turn_gain:.0%}."
+        )
+    if fit.gain > far and fit.shift_mm > _FAR_MM:
+        raise MaskImplausible(
+            f"The segmentation is {fit.shift_mm:.0f} mm away from the bone: its {seen}, "
+            f"there {fit.auc + fit.gain:.0%}."
+        )
+    if fit.level_gain > limit:
+        raise MaskImplausible(
+            f"The segmentation does not follow the bone: its {seen}, and with each level moved "
+            f"by up to {_FAR_MM:.0f} mm in {fit.auc + fit.level_gain:.0%}."
+        )
+    if fit.auc < _MIN_AUC:
+        raise MaskImplausible(f"There is no bone under the segmentation: its {seen}.")
+
+
+def _bone_warnings(fit: BoneFit, names: Mapping[int, str]) -> Iterator[StudyWarning]:
+    if fit.points < _MIN_POINTS:
+        text = f"Only {fit.points} points under labels could be compared with the CT."
+        yield StudyWarning("MASK_UNCHECKED", text)
+        return
+    if fit.auc < _FAINT_AUC:
+        text = f"Labels are brighter than their surroundings in {fit.auc:.0%} of comparisons."
+        yield StudyWarning("BONE_FAINT", text)
+    for label, auc in fit.level_auc.items():
+        if auc < min(_FAINT_LEVEL_AUC, fit.auc):
+            text = f"{names[label]} is brighter than its surroundings in {auc:.0%} of comparisons."
+            yield StudyWarning("BONE_FAINT", text)
+    if fit.metal > _METAL_SHARE:
+        yield StudyWarning("METAL", f"{fit.metal:.1%} of the voxels in and around labels are metal.")
+
+
+def _order_warnings(
+    spine: Spine, regions: Mapping[str, LabelRegion], volume: Volume, order: list[tuple[str, int]]
+) -> Iterator[StudyWarning]:
+    if not spine.levels:
+        return
+    if spine.missing:
+        yield StudyWarning("LEVEL_MISSING", f"{', '.join(spine.missing)}: no label between others.")
+    first = spine.levels[0]
+    above = volume.grid.corners_mm()[:, 2].max() - regions[first].centroid_mm[2]
+    if first != order[0][0] and above > _ABOVE_MM:
+        text = f"The first level is {first}, but the CT reaches {above:.0f} mm above its centre."
+        yield StudyWarning("LEVEL_MISSING", text)
+    ranks = [name for name, _ in order]
+    for (upper, lower), distance in zip(pairwise(spine.levels), spine.distances_mm, strict=True):
+        low, high = _USUAL_DISTANCE_MM[vertebra_region(upper)]
+        steps = ranks.index(lower) - ranks.index(upper)
+        if not low * steps <= distance <= high * steps:
+            text = f"The centres of {upper} and {lower} are {distance:.0f} mm apart."
+            yield StudyWarning("LEVEL_DISTANCE", text)
+
+
+def _shape_warnings(
+    regions: Mapping[str, LabelRegion], label_map: LabelMap, volume: Volume
+) -> Iterator[StudyWarning]:
+    whole = {name: region for name, region in regions.items() if _is_whole(region, label_map, volume)}
+    for name, region in regions.items():
+        low, high = _USUAL_MM3[vertebra_region(name)]
+        if region.volume_mm3 > high or (name in whole and region.volume_mm3 < low):
+            yield StudyWarning("LEVEL_SIZE", f"{name} has {region.volume_mm3 / 1000:.1f} cm3.")
+    heights = {name: _height_mm(region, label_map) for name, region in whole.items()}
+    for name, share in (("C1", _C1_HEIGHT), ("C3", _C3_HEIGHT)):
+        if name in heights and "C2" in heights and heights[name] > share * heights["C2"]:
+            text = (
+                f"{name} is {heights[name]:.0f} mm high and C2, which has the dens, {heights['C2']:.0f} mm."
+            )
+            yield StudyWarning("NUMBERING_UNUSUAL", text)
+
+
+def _height_mm(region: LabelRegion, label_map: LabelMap) -> float:
+    return float(np.ptp(bounding_grid(region, label_map.grid).corners_mm()[:, 2]))
+
+
+def _is_whole(region: LabelRegion, label_map: LabelMap, volume: Volume) -> bool:
+    """True if a label is a voxel or more away from the ends of the CT and of its map."""
+    if min(region.low) == 0 or (np.array(region.high) == np.array(label_map.grid.shape) - 1).any():
+        return False
+    corners = volume.grid.to_index(bounding_grid(region, label_map.grid).corners_mm())
+    return bool(
+        (corners.min(axis=0) >= 0.5).all()
+        and (corners.max(axis=0) <= np.array(volume.grid.shape) - 1.5).all()
+    )
