@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STORE_HELP = "folder or s3://bucket/prefix; created if it does not exist"
 DASK_ADDRESS = "tcp://HOST:PORT"
 DASK_HELP = "scheduler of a running Dask cluster"
+_LISTED_MASKS = 5
 
 
 def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse.ArgumentParser:
@@ -44,6 +45,17 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
         metavar="MINUTES",
         help="leave studies whose files changed within this time for the next build, because they may be "
         f"incomplete (default: {settle_minutes})",
+    )
+    parser.add_argument(
+        "--masks",
+        metavar="FOLDER",
+        help="folder, .zip or s3://bucket/prefix of segmentations for studies that have none",
+    )
+    parser.add_argument(
+        "--masks-from",
+        metavar="NAMES",
+        help="label numbers of --masks: rsna, verse, totalsegmentator-v1, -v2 or -v3 (without version: -v2), "
+        "or a TOML file",
     )
     return parser
 
@@ -76,13 +88,18 @@ def build_request(options: argparse.Namespace) -> BuildRequest:
 
     Raises
     ------
-    RecipeInvalid
-        If there is no such recipe, or it is not valid.
+    RecipeInvalid, LabelNamesInvalid
+        If there is no such recipe or set of label names, or it is not valid.
     """
     from flows.building.request import BuildRequest, available_cores
+    from spine_etl.errors import LabelNamesInvalid
     from spine_etl.recipe import load_recipe
+    from spine_etl.source.label_names import load_label_names
     from spine_etl.store import dataset_in
 
+    if (options.masks is None) != (options.masks_from is None):
+        action = "Pass --masks and --masks-from together."
+        raise LabelNamesInvalid("One of --masks and --masks-from is missing.", action=action)
     recipe = load_recipe(options.recipe)
     return BuildRequest(
         source=options.source,
@@ -92,6 +109,8 @@ def build_request(options: argparse.Namespace) -> BuildRequest:
         dask=options.dask,
         localizer=options.localizer,
         settle_s=options.settle,
+        masks=options.masks,
+        label_names=load_label_names(options.masks_from) if options.masks_from else None,
     )
 
 
@@ -127,6 +146,10 @@ def print_summary(summary: Summary) -> None:
         print_line(f"{uid} changed {seconds:.0f} s ago; left for the next build, it may be incomplete.")
     if summary.without_images:
         print_line(f"{len(summary.without_images)} studies of the label table have no images in the source.")
+    for reason, paths in summary.unused_masks_by_reason().items():
+        listed = ", ".join(paths[:_LISTED_MASKS])
+        more = f" and {len(paths) - _LISTED_MASKS} more" if len(paths) > _LISTED_MASKS else ""
+        print_line(f"masks: {listed}{more}: {reason}; not used.")
     if not summary.processed:
         print_line("Nothing new: no study was processed.")
     print_line(

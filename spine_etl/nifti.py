@@ -8,6 +8,7 @@ every label in the wrong position and nothing shows which, so the file is refuse
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ _REVERSED = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) to (i, j, k): a transpose
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by their first field, sizeof_hdr
 _MM_PER_UNIT = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _MAX_CORNER_DISTANCE_MM = 0.1
+_LABEL_TABLE_ENTRY = re.compile(
+    rb"""<Label\s[^>]{0,300}?\bKey=["'](\d{1,9})["'][^>]{0,300}>\s{0,9}(?:<!\[CDATA\[)?([^<\]]{1,64})"""
+)
 _MAX_FRACTION = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of an integer
 
 
@@ -107,14 +111,23 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 
 def _read(file: HashingReader, name: str) -> LabelMap:
-    content, size = _decompress(file, name) if name.endswith(".gz") else (file, file.size)
+    content, size = _decompress(file, name) if name.lower().endswith(".gz") else (file, file.size)
     header = _header(content, name)
     shape, stored = _layout(header, size, name)
-    content.read(int(header.get_data_offset()) - header.sizeof_hdr)  # header extensions
+    extensions = content.read(int(header.get_data_offset()) - header.sizeof_hdr)
     grid, scaling = _grid(header, shape, name), _scaling(header, name)
     labels = _labels(content, shape, stored, scaling, name)
     file.read()  # what follows the voxels belongs to the digest
-    return LabelMap(labels, grid, file.digest)
+    return LabelMap(labels, grid, file.digest, _label_names(extensions))
+
+
+def _label_names(extensions: bytes) -> dict[int, str]:
+    """Names of the labels in a header extension, in the form of Connectome Workbench and TotalSegmentator."""
+    if b"<LabelTable" not in extensions:
+        return {}
+    # Not parsed as XML: the file may be hostile, and only these two values are needed.
+    entries = _LABEL_TABLE_ENTRY.findall(extensions)
+    return {int(number): name.decode("utf-8", "replace") for number, name in entries}
 
 
 def _decompress(file: HashingReader, name: str) -> tuple[HashingReader, int]:

@@ -1,6 +1,6 @@
 """One study, from its folder to its row in the store: the place to start reading.
 
-The stages (`dicom`, `nifti`, `segmentation`, `crops`, `boxes`, `resample`) do not import each other. They
+The stages (`dicom`, `masks`, `segmentation`, `crops`, `boxes`, `resample`) do not import each other. They
 meet here and exchange positions in LPS millimetres only. `spine_etl.study_record` makes the study's record.
 """
 
@@ -20,7 +20,7 @@ from spine_etl.dicom import read_series
 from spine_etl.errors import SourceChanged, SourceUnreachable, SpineError, StoreError, Unexpected
 from spine_etl.geometry import Grid
 from spine_etl.localization import Localizer
-from spine_etl.nifti import read_label_map
+from spine_etl.masks import read_mask
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image, sample_labels
 from spine_etl.segmentation import (
@@ -122,7 +122,7 @@ def crop_study(
     """
     if study.problem:
         raise study.problem
-    volume, mask = _read(study, threads)
+    volume, mask = _read(study, recipe, threads)
     if mask:
         check_labels(mask, recipe)
         warnings = [*check_alignment(mask, volume), *check_structure(mask, volume, recipe)]
@@ -148,13 +148,12 @@ def warm_up() -> None:
     resample.warm_up()
 
 
-def _read(study: Study, threads: int) -> tuple[Volume, LabelMap | None]:
+def _read(study: Study, recipe: Recipe, threads: int) -> tuple[Volume, LabelMap | None]:
     """The CT and its mask, read concurrently if there is more than one thread."""
-    if study.mask is None or threads == 1:
-        volume = read_series(study.folder, threads=threads)
-        return volume, read_label_map(study.mask) if study.mask else None
+    if threads == 1:
+        return read_series(study.folder, threads=threads), read_mask(study, recipe)
     with ThreadPoolExecutor(1) as pool:
-        mask = pool.submit(read_label_map, study.mask)
+        mask = pool.submit(read_mask, study, recipe)
         return read_series(study.folder, threads=threads), mask.result()
 
 

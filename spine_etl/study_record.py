@@ -34,6 +34,8 @@ def source_digest(study: Study, *, threads: int = 1, localizer: Localizer | None
     series = combine_digests((file.name, digest) for file, digest in zip(files, digests, strict=True))
     if study.mask:
         return _combine_parts(study, series, file_digest(study.mask))
+    if study.external_mask:
+        return _combine_parts(study, series, study.external_mask.digest())
     return _combine_parts(study, series, localizer.digest if localizer else "")
 
 
@@ -52,12 +54,13 @@ def study_record(
     segmentation, or the labels of the ``localization`` if there is one. ``crops`` are the grids of the levels
     that the mask shows, by level name.
     """
-    mask_source: MaskSource = "predicted" if localization else "given" if mask else "none"
+    mask_source, mask_name = _mask_origin(study, mask if localization else None)
     return Record(
         uid=study.uid,
         fingerprint=recipe.fingerprint,
         source_digest=_combine_parts(study, volume.source_digest, mask.source_digest if mask else ""),
         mask_source=mask_source,
+        mask_name=mask_name,
         levels={
             level: _level_record(level, recipe, volume, mask, localization, crops.get(level))
             for level in recipe.levels
@@ -66,7 +69,7 @@ def study_record(
         fracture=study.labels or {},
         boxes=_box_records(study, recipe, volume, mask, crops),
         facts=dict(volume.facts),
-        warnings=(*volume.warnings, *_box_warnings(study, volume)),
+        warnings=(*volume.warnings, *(mask.warnings if mask else ()), *_box_warnings(study, volume)),
     )
 
 
@@ -85,6 +88,15 @@ def refusal_record(
     except Exception:  # a source that cannot be read must not prevent the refusal
         digest = ""  # differs from every later digest, so the next build tries the study again
     return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
+
+
+def _mask_origin(study: Study, predicted: LabelMap | None) -> tuple[MaskSource, str]:
+    """``mask_source`` and ``mask_name`` of a study."""
+    if study.mask:
+        return "given", ""
+    if study.external_mask:
+        return "external", study.external_mask.names.name
+    return ("predicted", predicted.source_digest[:16]) if predicted else ("none", "")
 
 
 def _combine_parts(study: Study, series: str, mask: str) -> str:

@@ -70,12 +70,15 @@ class LabelMap:
 
     ``labels`` is uint8 (z, y, x); its axes may differ from those of the patient and of the CT.
     ``source_digest`` is the digest of the file (`spine_etl.source.digest`) or of the localizer that predicted
-    the labels, empty if there is neither.
+    the labels, empty if there is neither. ``label_names`` are the names that the file itself
+    gives its labels; ``warnings`` are irregularities tolerated while reading.
     """
 
     labels: npt.NDArray[np.uint8]
     grid: Grid
     source_digest: str = ""
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[StudyWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

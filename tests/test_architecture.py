@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 VALUES = {"errors", "geometry", "volume", "settings", "recipe"}
-STAGES = {"dicom", "nifti", "segmentation", "crops", "boxes", "resample"}
-PIPELINE = VALUES | STAGES | {"source", "store", "localization"}
+STAGES = {"dicom", "dicom_seg", "nifti", "segmentation", "crops", "boxes", "resample"}
+PIPELINE = VALUES | STAGES | {"masks", "source", "store", "localization"}
 
 SPINE_ETL: Mapping[str, set[str]] = {
     "errors": set(),
@@ -28,11 +28,13 @@ SPINE_ETL: Mapping[str, set[str]] = {
     "volume": {"errors", "geometry"},
     "recipe": {"errors", "settings"},
     "windows": {"errors", "volume"},
-    "source": {"errors", "volume", "s3"},
+    "source": {"errors", "volume", "s3", "settings", "recipe"},
     "localization": {"recipe"},
     # Stages never import each other: they meet in the pipeline.
     **{stage: VALUES | {"source", "jit"} for stage in STAGES},
     "store": VALUES | {"atomic", "s3"},
+    # Joins the stages that read segmentations.
+    "masks": VALUES | {"dicom_seg", "nifti", "segmentation", "source"},
     "study_record": PIPELINE,
     "pipeline": PIPELINE | {"study_record"},
     "report": PIPELINE | {"windows"},

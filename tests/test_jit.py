@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from spine_etl.resample import kernels
-from spine_etl.segmentation import bone, regions, structure
+from spine_etl.segmentation import bone, regions, structure, translation
 
-MODULES = (kernels, regions, structure, bone)
+MODULES = (kernels, regions, structure, bone, translation)
 
 
 def kernels_of(module: ModuleType) -> dict[str, numba.core.dispatcher.Dispatcher]:

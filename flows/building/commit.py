@@ -45,5 +45,6 @@ def commit(plan: Plan, processed: Sequence[Record]) -> Summary:
         refusals=sorted(refusals, key=lambda refusal: refusal["uid"]),
         warnings={record.uid: record.warnings for record in stored if record.warnings},
         without_images=plan.without_images,
+        unused_masks=plan.unused_masks,
         left=plan.unsettled,
     )

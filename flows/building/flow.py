@@ -28,6 +28,7 @@ from spine_etl.errors import (
     Unexpected,
 )
 from spine_etl.recipe import Recipe
+from spine_etl.source.label_names import LabelNames
 
 _TIMEOUT_S = 20 * 3600
 """A nightly run ends before the next one is due; what it stored is kept."""
@@ -50,6 +51,8 @@ def build_dataset(
     dask: str | None = None,
     localizer: str | None = None,
     settle_minutes: float = 10,
+    masks: str | None = None,
+    label_names: LabelNames | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Build a store of vertebra crops from a source of CT studies.
 
@@ -65,11 +68,16 @@ def build_dataset(
         dask: Scheduler of a running Dask cluster, as tcp://host:8786.
         localizer: Folder of a trained localizer, which finds C1-C7 in studies without a segmentation.
         settle_minutes: Leave studies that changed within this time for the next run; they may be incomplete.
+        masks: Folder, .zip or s3://bucket/prefix of segmentations for studies that have none.
+        label_names: Names of the labels in masks, which is required with it.
     """
     # "Args:" because Prefect reads the descriptions of the form's fields from that notation only.
     try:
         with exclusive_run(store):
-            return _build(BuildRequest(source, store, recipe, workers, dask, localizer, 60 * settle_minutes))
+            request = BuildRequest(
+                source, store, recipe, workers, dask, localizer, 60 * settle_minutes, masks, label_names
+            )
+            return _build(request)
     except SpineError as caught:
         error = caught
     except Exception as caught:

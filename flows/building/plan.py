@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from flows.building.request import BuildRequest
-from spine_etl.errors import SpineError
+from spine_etl.errors import LabelNamesInvalid, SpineError
 from spine_etl.localization import Localizer
 from spine_etl.source.files import open_source
 from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_modified_at
+from spine_etl.source.masks import MaskAssignment, UnusedMask, assign_masks
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest
@@ -62,6 +63,8 @@ class Plan:
         The first row that belongs to no study of the store.
     without_images
         UIDs that the label table names but for which the source has no images.
+    unused_masks
+        What the folder of masks contains and no study uses.
     started
         `time.monotonic` when planning began.
     """
@@ -75,6 +78,7 @@ class Plan:
     unsettled: dict[str, float] = field(default_factory=dict)
     first_row: int = 0
     without_images: list[str] = field(default_factory=list)
+    unused_masks: list[UnusedMask] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, study: Study, outcome: Outcome) -> None:
@@ -106,6 +110,8 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
         If the source or one of its tables cannot be used.
     StoreError
         If the store cannot be written, or contains a dataset of another recipe.
+    LabelNamesInvalid
+        If the label names of the masks do not match the recipe.
     CheckpointInvalid
         If the localizer's folder contains no localizer, or one for another recipe.
     """
@@ -113,8 +119,10 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
     recipe, levels = request.recipe, list(request.recipe.levels)
     localizer = _load_localizer(request)
     source = open_source(request.source)
-    studies = discover_studies(source, levels)
+    assignment = _assign_masks(request, discover_studies(source, levels))
+    studies = assignment.studies
     plan = Plan(request, StoreWriter(request.store, recipe), localizer, started=started)
+    plan.unused_masks = assignment.unused
     plan.without_images = studies_without_images(source, levels)
     committed_digests = {}
     latest = plan.writer.latest()
@@ -130,6 +138,16 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
         for study, outcome in zip(studies, pool.map(comparison.outcome, studies), strict=True):
             plan.add(study, outcome)
     return plan
+
+
+def _assign_masks(request: BuildRequest, studies: list[Study]) -> MaskAssignment:
+    """The studies with the request's external masks."""
+    if request.masks is None:
+        return MaskAssignment(studies)
+    if request.label_names is None:
+        raise LabelNamesInvalid("The masks have no label names.", action="Pass --masks-from with --masks.")
+    request.label_names.check(request.recipe)
+    return assign_masks(studies, open_source(request.masks), request.label_names)
 
 
 def _load_localizer(request: BuildRequest) -> Localizer | None:
@@ -188,7 +206,9 @@ class _Comparison:
         if not self.settle_s:
             return None
         try:
-            modified = [entry.modified_at() for entry in (study.folder, study.mask) if entry]
+            modified = [
+                entry.modified_at() for entry in (study.folder, study.mask, study.external_mask) if entry
+            ]
         except (SpineError, OSError):
             return None  # pending: processing the study reports what is wrong
         known = [seconds for seconds in (self.tables_modified, *modified) if seconds is not None]

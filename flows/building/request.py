@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from spine_etl.recipe import Recipe
+from spine_etl.source.label_names import LabelNames
 
 
 def available_cores() -> int:
@@ -31,6 +32,10 @@ class BuildRequest:
         ``tcp://host:port`` of a running Dask scheduler; without it a local cluster is started.
     localizer
         Folder of a trained localizer, for studies without a segmentation.
+    masks
+        Folder, ``.zip`` or ``s3://bucket/prefix`` of segmentations for studies that have none.
+    label_names
+        The names of the labels in ``masks``; required with it.
     settle_s
         Leave new or changed studies for the next build if their files changed within this many seconds:
         they may still be being copied. 0 takes every study.
@@ -43,6 +48,8 @@ class BuildRequest:
     dask: str | None = None
     localizer: str | None = None
     settle_s: float = 0
+    masks: str | None = None
+    label_names: LabelNames | None = None
 
     def flow_parameters(self) -> dict[str, object]:
         """This request as JSON parameters of the deployed flow, `flows.building.flow.build_dataset`."""
@@ -54,4 +61,6 @@ class BuildRequest:
             "dask": self.dask,
             "localizer": self.localizer,
             "settle_minutes": self.settle_s / 60,
+            "masks": self.masks,
+            "label_names": self.label_names.model_dump(mode="json") if self.label_names else None,
         }

@@ -7,8 +7,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spine_etl.errors import StudyWarning
+from spine_etl.source.masks import UnusedMask
 
-_JSON_KEYS = ("store", "processed", "unchanged", "refused", "left", "version", "root_digest", "seconds")
+_JSON_KEYS = (
+    "store",
+    "processed",
+    "unchanged",
+    "refused",
+    "left",
+    "version",
+    "root_digest",
+    "seconds",
+    "unused_masks",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class Summary:
         Warnings of the studies stored by this build, by UID.
     without_images
         UIDs that the label table names but for which the source has no images.
+    unused_masks
+        Paths in the folder of masks that no study uses, each with the reason.
     left
         UIDs of studies that are still being copied, with the seconds since their last change.
     """
@@ -48,8 +61,17 @@ class Summary:
     warnings: Mapping[str, tuple[StudyWarning, ...]] = field(default_factory=dict)
     without_images: list[str] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
+    unused_masks: list[UnusedMask] = field(default_factory=list)
+
+    def unused_masks_by_reason(self) -> dict[str, list[str]]:
+        """Paths of the unused masks by the reason."""
+        reasons: dict[str, list[str]] = {}
+        for mask in self.unused_masks:
+            reasons.setdefault(mask.reason, []).append(mask.path)
+        return reasons
 
     def line(self) -> dict[str, Any]:
         """The content of the line that ``--json`` prints."""
-        counts = asdict(self) | {"left": len(self.left)}
+        unused = [mask._asdict() for mask in self.unused_masks]
+        counts = asdict(self) | {"left": len(self.left), "unused_masks": unused}
         return {key: counts[key] for key in _JSON_KEYS}

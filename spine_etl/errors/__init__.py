@@ -23,7 +23,11 @@
     |   |-- MaskUnreadable          MASK_UNREADABLE            (ValueError)
     |   |-- LabelUnknown            LABEL_UNKNOWN              (ValueError)
     |   |-- MaskOutsideVolume       MASK_OUTSIDE_VOLUME        (ValueError)
-    |   `-- MaskImplausible         MASK_IMPLAUSIBLE           (ValueError)
+    |   |-- MaskImplausible         MASK_IMPLAUSIBLE           (ValueError)
+    |   |-- MaskAmbiguous           MASK_AMBIGUOUS             (ValueError)
+    |   |-- ClassesConflict         CLASSES_CONFLICT           (ValueError)
+    |   |-- LabelNamesDiffer        LABEL_NAMES_DIFFER         (ValueError)
+    |   `-- LabelNamesInvalid       LABEL_NAMES_INVALID        (ValueError)
     |-- RecipeInvalid               RECIPE_INVALID             (ValueError)
     |-- StoreError                a store
     |   |-- StoreNotFound           STORE_NOT_FOUND            (FileNotFoundError)
@@ -69,7 +73,17 @@ from spine_etl.errors.dicom import (
     SliceGap,
     TransferSyntaxUnsupported,
 )
-from spine_etl.errors.mask import LabelUnknown, MaskError, MaskImplausible, MaskOutsideVolume, MaskUnreadable
+from spine_etl.errors.mask import (
+    ClassesConflict,
+    LabelNamesDiffer,
+    LabelNamesInvalid,
+    LabelUnknown,
+    MaskAmbiguous,
+    MaskError,
+    MaskImplausible,
+    MaskOutsideVolume,
+    MaskUnreadable,
+)
 from spine_etl.errors.recipe import RecipeInvalid
 from spine_etl.errors.run import (
     CheckpointInvalid,
@@ -116,6 +130,7 @@ __all__ = [
     "CheckpointInvalid",
     "ChunkCorrupt",
     "ChunkMissing",
+    "ClassesConflict",
     "CommitConflict",
     "DecodeFailed",
     "DeviceMemoryFull",
@@ -126,8 +141,11 @@ __all__ = [
     "FoldInvalid",
     "GeometryInvalid",
     "HeaderInvalid",
+    "LabelNamesDiffer",
+    "LabelNamesInvalid",
     "LabelUnknown",
     "LossNotFinite",
+    "MaskAmbiguous",
     "MaskError",
     "MaskImplausible",
     "MaskOutsideVolume",

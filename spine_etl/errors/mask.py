@@ -37,3 +37,33 @@ class MaskImplausible(MaskError, ValueError):
     default_action = (
         "Check that the segmentation belongs to this study and that its axes and labels are right."
     )
+
+
+class MaskAmbiguous(MaskError, ValueError):
+    """Several segmentations belong to the same study, and nothing shows which of them is right."""
+
+    code = "MASK_AMBIGUOUS"
+    default_action = "Keep one segmentation for each study in the folder of masks."
+
+
+class ClassesConflict(MaskError, ValueError):
+    """The class files or segments of a segmentation overlap, have different grids, or are one level twice."""
+
+    code = "CLASSES_CONFLICT"
+    default_action = "Write the segmentation again, on one grid and with each voxel in one class only."
+
+
+class LabelNamesDiffer(MaskError, ValueError):
+    """The segmentation file names its own labels, and they contradict the label names of --masks-from."""
+
+    code = "LABEL_NAMES_DIFFER"
+    default_action = (
+        "Pass the label names of the version that made the masks, for example totalsegmentator-v1."
+    )
+
+
+class LabelNamesInvalid(MaskError, ValueError):
+    """There are no such label names, or they contain an invalid value or none of the recipe's levels."""
+
+    code = "LABEL_NAMES_INVALID"
+    default_action = "Correct the file; spine_etl/source/numberings contains examples."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spine_etl.segmentation import bone, components, structure
+from spine_etl.segmentation import bone, components, structure, translation
 from spine_etl.segmentation.alignment import check_alignment
 from spine_etl.segmentation.components import Islands, Vertebrae, VertebraRegion, find_vertebrae
 from spine_etl.segmentation.plausibility import check_plausible, check_structure
@@ -13,6 +13,7 @@ from spine_etl.segmentation.regions import (
     level_centers_mm,
     slice_range,
 )
+from spine_etl.segmentation.translation import combine_classes, translate_labels
 
 __all__ = [
     "Islands",
@@ -23,10 +24,12 @@ __all__ = [
     "check_labels",
     "check_plausible",
     "check_structure",
+    "combine_classes",
     "find_vertebrae",
     "label_regions",
     "level_centers_mm",
     "slice_range",
+    "translate_labels",
     "warm_up",
 ]
 
@@ -36,3 +39,4 @@ def warm_up() -> None:
     components.warm_up()
     structure.warm_up()
     bone.warm_up()
+    translation.warm_up()

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from spine_etl.errors import MaskUnreadable, SourceNotFound, SpineError, StudyNameInvalid, TableInvalid
+from spine_etl.errors import MaskAmbiguous, SourceNotFound, SpineError, StudyNameInvalid, TableInvalid
+from spine_etl.source.external_mask import ExternalMask
 from spine_etl.source.files import File, Folder, FolderOrAddress, open_source
 from spine_etl.source.tables import Labels, read_boxes, read_labels
 from spine_etl.volume import FractureBox
@@ -33,7 +34,8 @@ class Study:
     """One study of a source.
 
     ``labels`` maps each level and ``patient_overall`` to 0 or 1; None if the table does not list the study.
-    ``problem`` is the error in its table rows or its name; a study with a problem is refused with it.
+    ``mask`` is the study's own segmentation; ``external_mask`` the one of `spine_etl.source.masks`, if it has
+    none. ``problem`` is the error in its table rows or its name; a study with a problem is refused with it.
     """
 
     uid: str
@@ -42,6 +44,7 @@ class Study:
     labels: Labels | None = None
     boxes: tuple[FractureBox, ...] = ()
     problem: SpineError | None = None
+    external_mask: ExternalMask | None = None
 
     @property
     def table_content(self) -> str:
@@ -126,7 +129,7 @@ def _study(
         return Study(safe_uid, folder, problem=StudyNameInvalid(reason, study=safe_uid))
     mask = masks.get(f"{uid}.nii") or masks.get(f"{uid}.nii.gz")
     if f"{uid}.nii" in masks and f"{uid}.nii.gz" in masks:
-        ambiguous = MaskUnreadable(
+        ambiguous = MaskAmbiguous(
             "there are two segmentations, .nii and .nii.gz.", study=uid, action="Remove the wrong one."
         )
         return Study(uid, folder, mask, problem=ambiguous)

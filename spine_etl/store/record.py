@@ -16,7 +16,7 @@ UNKNOWN = -1
 """Label of a level or patient that the label table does not contain."""
 
 MaskSource = Literal["none", "given", "predicted", "external"]
-"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer,
+"""Origin of a study's mask: ``given`` is its own segmentation, ``predicted`` that of a localizer, and
 ``external`` one that was made elsewhere."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spine_etl.errors import MaskUnreadable, SourceNotFound, StudyNameInvalid, TableInvalid
+from spine_etl.errors import MaskAmbiguous, SourceNotFound, StudyNameInvalid, TableInvalid
 from spine_etl.source.layout import Study, discover_studies, studies_without_images
 
 LEVELS = ["C1", "C2"]
@@ -85,7 +85,7 @@ def test_corrected_table_changes_the_digested_content(source: Path) -> None:
 
 def test_two_segmentations_refuse_the_study(source: Path) -> None:
     (source / "segmentations/1.3.nii").write_bytes(b"")
-    assert isinstance(studies_by_uid(source)["1.3"].problem, MaskUnreadable)
+    assert isinstance(studies_by_uid(source)["1.3"].problem, MaskAmbiguous)
     assert studies_by_uid(source)["1.10"].problem is None
 
 

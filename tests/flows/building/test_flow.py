@@ -9,6 +9,7 @@ import yaml
 from flows.building.flow import build_dataset
 from flows.building.request import BuildRequest
 from spine_etl.recipe import load_recipe
+from spine_etl.source.label_names import load_label_names
 from tests.flows.services import ROOT
 
 
@@ -23,13 +24,16 @@ def test_the_form_describes_every_parameter() -> None:
 
 def test_a_request_has_the_parameters_of_the_flow() -> None:
     recipe = load_recipe("quick")
-    request = BuildRequest("source", "store", recipe, 3, "tcp://host:8786", "localizer", settle_s=90)
+    names = load_label_names("verse")
+    request = BuildRequest(
+        "source", "store", recipe, 3, "tcp://host:8786", "localizer", 90, masks="masks", label_names=names
+    )
     parameters = request.flow_parameters()
     assert parameters.keys() == build_dataset.parameters.model_dump()["properties"].keys()
     validated = build_dataset.validate_parameters(parameters)
     assert validated == {
         "source": "source", "store": "store", "recipe": recipe, "workers": 3, "dask": "tcp://host:8786",
-        "localizer": "localizer", "settle_minutes": 1.5,
+        "localizer": "localizer", "settle_minutes": 1.5, "masks": "masks", "label_names": names,
     }  # fmt: skip
 
 
