@@ -50,6 +50,12 @@ def count_boxes_without_slice(boxes: Sequence[FractureBox], volume: Volume) -> i
     return sum(_slice_index(box, volume) is None for box in boxes)
 
 
+def count_boxes_in_slices(boxes: Sequence[FractureBox], volume: Volume, chosen: npt.NDArray[np.bool_]) -> int:
+    """The number of boxes whose slice is among the ``chosen`` (slice,)."""
+    indices = [_slice_index(box, volume) for box in boxes]
+    return sum(bool(chosen[index]) for index in indices if index is not None)
+
+
 def _box_level(box: FractureBox, volume: Volume, label_map: LabelMap, recipe: Recipe) -> str | None:
     slice_index = _slice_index(box, volume)
     if slice_index is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,26 @@ import numpy.typing as npt
 from spine_etl import resample, segmentation
 from spine_etl.crops import crop_grids, overview_grid
 from spine_etl.dicom import read_series
-from spine_etl.errors import SourceChanged, SourceUnreachable, SpineError, StoreError, Unexpected
+from spine_etl.errors import (
+    SourceChanged,
+    SourceUnreachable,
+    SpineError,
+    StoreError,
+    StudyWarning,
+    Unexpected,
+)
 from spine_etl.geometry import Grid
 from spine_etl.localization import Localizer
 from spine_etl.masks import read_mask
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image, sample_labels
 from spine_etl.segmentation import (
+    Vertebrae,
     check_alignment,
     check_labels,
     check_plausible,
     check_structure,
     find_vertebrae,
-    level_centers_mm,
 )
 from spine_etl.source.layout import Study
 from spine_etl.store.record import Record
@@ -98,8 +105,8 @@ class StudyCrops:
     """The crops of one study. The CT itself is not kept.
 
     ``voxels`` are the row's arrays by name (`spine_etl.store.schema.ARRAY_NAMES`); the crop of a level
-    without a grid is air without labels. ``grids`` are those of the levels that the mask shows, by level
-    name. ``record`` has no row and no digests yet.
+    without a grid is air without labels. ``grids`` are those of the levels that have a crop, by level name.
+    ``record`` has no row and no digests yet.
     """
 
     voxels: dict[str, npt.NDArray[Any]]
@@ -123,22 +130,25 @@ def crop_study(
     if study.problem:
         raise study.problem
     volume, mask = _read(study, recipe, threads)
+    vertebrae, warnings = None, list[StudyWarning]()
     if mask:
         check_labels(mask, recipe)
-        warnings = [*check_alignment(mask, volume), *check_structure(mask, volume, recipe)]
-        warnings += check_plausible(find_vertebrae(mask, recipe).label_map, volume, recipe)
-        volume = replace(volume, warnings=(*volume.warnings, *warnings))
+        warnings += [*check_alignment(mask, volume), *check_structure(mask, volume, recipe)]
+        vertebrae = find_vertebrae(mask, recipe)
+        warnings += [*vertebrae.warnings, *check_plausible(vertebrae.label_map, volume, recipe)]
     overview = overview_grid(volume.grid, recipe)
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     sample_image(volume, overview, out=voxels["overview/image"], threads=threads)
     localization = None
     if localizer and mask is None:
         localization = localizer.localize(voxels["overview/image"], recipe)
-        mask = LabelMap(localization.confident_labels(recipe), overview, localizer.digest)
-    grids = crop_grids(level_centers_mm(mask, recipe), recipe) if mask else {}
-    _sample_crops(volume, mask, recipe, grids, voxels, threads)
-    _sample_overview_mask(mask, overview, voxels["overview/mask"], threads)
-    record = study_record(study, recipe, volume, mask, localization, grids, overview)
+        predicted = LabelMap(localization.confident_labels(recipe), overview, localizer.digest)
+        vertebrae = find_vertebrae(predicted, recipe)
+        warnings += vertebrae.warnings
+    grids = crop_grids(vertebrae.crop_centers_mm(recipe), recipe) if vertebrae else {}
+    _sample_crops(volume, vertebrae, recipe, grids, voxels, threads)
+    _sample_overview_mask(vertebrae, overview, voxels["overview/mask"], threads)
+    record = study_record(study, recipe, volume, vertebrae, localization, grids, overview, warnings)
     return StudyCrops(voxels, grids, record)
 
 
@@ -159,7 +169,7 @@ def _read(study: Study, recipe: Recipe, threads: int) -> tuple[Volume, LabelMap 
 
 def _sample_crops(
     volume: Volume,
-    mask: LabelMap | None,
+    vertebrae: Vertebrae | None,
     recipe: Recipe,
     grids: Mapping[str, Grid],
     voxels: dict[str, npt.NDArray[Any]],
@@ -168,18 +178,18 @@ def _sample_crops(
     """Fill the row's crops, writing each voxel once: sampled, or air without a label."""
     for index, level in enumerate(recipe.levels):
         image, labels = voxels["image"][index], voxels["mask"][index]
-        if mask and level in grids:
+        if vertebrae and level in grids:
             sample_image(volume, grids[level], out=image, threads=threads)
-            sample_labels(mask, grids[level], out=labels, threads=threads)
+            sample_labels(vertebrae.label_map, grids[level], out=labels, threads=threads)
         else:
             image.fill(AIR_HU)
             labels.fill(0)
 
 
 def _sample_overview_mask(
-    mask: LabelMap | None, overview: Grid, out: npt.NDArray[np.uint8], threads: int
+    vertebrae: Vertebrae | None, overview: Grid, out: npt.NDArray[np.uint8], threads: int
 ) -> None:
-    if mask:
-        sample_labels(mask, overview, out=out, threads=threads)
+    if vertebrae:
+        sample_labels(vertebrae.label_map, overview, out=out, threads=threads)
     else:
         out.fill(0)

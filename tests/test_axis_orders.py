@@ -16,7 +16,7 @@ from spine_etl.boxes import box_levels
 from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.resample import coverage, sample_image, sample_labels
-from spine_etl.segmentation import label_regions, level_centers_mm, slice_range
+from spine_etl.segmentation import find_vertebrae, label_regions, shown_labels, slice_range
 from spine_etl.volume import FractureBox, LabelMap, Volume
 from tests.labelled_ct import RECIPE, ct, two_levels
 
@@ -83,7 +83,7 @@ def test_hu_do_not_depend_on_the_order(tilt: float, mm: float) -> None:
 def test_regions_centers_slices_and_box_levels_do_not_depend_on_the_order() -> None:
     first, volume = two_levels(), ct()
     boxes = [FractureBox(25.0, 10.0, 7.0, 4.0, 11), FractureBox(5.0, 2.5, 4.0, 1.0, 21)]
-    centers = level_centers_mm(first, RECIPE)
+    centers = find_vertebrae(first, RECIPE).crop_centers_mm(RECIPE)
     for order in ORDERS:
         other = LabelMap(*stored_as(first.labels, first.grid.affine, order))
         for label, region in label_regions(first).items():
@@ -91,8 +91,8 @@ def test_regions_centers_slices_and_box_levels_do_not_depend_on_the_order() -> N
             assert same.voxel_count == region.voxel_count
             assert same.volume_mm3 == pytest.approx(region.volume_mm3, rel=1e-12)
             np.testing.assert_allclose(same.centroid_mm, region.centroid_mm, atol=1e-9)
-            assert slice_range(other, label, volume) == slice_range(first, label, volume)
-        for level, center in level_centers_mm(other, RECIPE).items():
+            np.testing.assert_array_equal(shown_labels(other, volume), shown_labels(first, volume))
+        for level, center in find_vertebrae(other, RECIPE).crop_centers_mm(RECIPE).items():
             np.testing.assert_allclose(center, centers[level], atol=1e-9)
         assert box_levels(boxes, volume, other, RECIPE) == ["C1", "C3"]
 
@@ -171,8 +171,8 @@ def test_box_and_slices_at_ties_do_not_depend_on_the_order(order: Order) -> None
         volume = Volume(np.zeros((10, 10, 10), np.int16), Grid((10, 10, 10), to_ct), file_numbers=numbers)
         # Column 4 is at L = 4, between the map's columns 3 (label 1) and 4 (label 2): the latter counts.
         assert box_levels([FractureBox(3.9, 2, 0.2, 3, 4)], volume, label_map, RECIPE) == ["C2"]
-        # The map's planes are at 0.5 to 7.5 mm: the slices at 1 to 8 mm.
-        assert slice_range(label_map, 1, volume) == (1, 8)
+        # The map's planes reach from 0 to 8 mm; of the slices at their faces, that at 0 mm shows them.
+        assert slice_range(shown_labels(label_map, volume)[:, 1], volume) == (0, 7)
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,7 +11,7 @@ from spine_etl.crops import crop_grids, overview_grid
 from spine_etl.geometry import Grid
 from spine_etl.recipe import NUMBERS_VERSION, SCHEMA_VERSION, Recipe
 from spine_etl.resample import sample_image, sample_labels
-from spine_etl.segmentation import level_centers_mm
+from spine_etl.segmentation import find_vertebrae
 from spine_etl.volume import LabelMap, Volume
 
 RECIPE = Recipe.model_validate(
@@ -67,7 +67,7 @@ GOLDEN: dict[str, list[int]] = {
         -8950, -5700, 10000,
     ],
 }  # fmt: skip
-GOLDEN_VERSION = (2, 3)
+GOLDEN_VERSION = (2, 4)
 """(schema, numbers): the versions that `GOLDEN` belongs to."""
 
 
@@ -91,7 +91,7 @@ def volume_and_mask() -> tuple[Volume, LabelMap]:
 def sampled_numbers() -> dict[str, list[int]]:
     volume, mask = volume_and_mask()
     grids = {
-        **crop_grids(level_centers_mm(mask, RECIPE), RECIPE),
+        **crop_grids(find_vertebrae(mask, RECIPE).crop_centers_mm(RECIPE), RECIPE),
         "overview": overview_grid(volume.grid, RECIPE),
     }
     numbers = {}

@@ -41,7 +41,7 @@ RECIPE = Recipe.model_validate(
     }
 )
 AIR = -1024
-GOLDEN_VERSION = (2, 3)
+GOLDEN_VERSION = (2, 4)
 """(schema, numbers): the versions that `GOLDEN` belongs to."""
 GOLDEN = {
     "A image": "c7a5865714a59bac",
@@ -283,6 +283,8 @@ COLUMNS: dict[str, Any] = {
     "box_level": [0, -1, 2, 1],
     "box_crop": [[BOX_1, NAN6, NAN6], [NAN6] * 3, [NAN6, NAN6, BOX_3], [NAN6, BOX_4, NAN6]],
 }
+# Slices are at 30, 28, ... mm. C1 is from 19.35 to 25.35 mm, C3 from 1.35 to 4.35, T1 from 10.35 to 14.85.
+SLICE_RUNS_A = {"C1": ((13, 15),), "C3": ((23, 24),), "T1": ((18, 19),)}
 
 
 def box_text(*values: float) -> str:
@@ -343,10 +345,17 @@ def test_records_agree_with_the_table(built: Built) -> None:
     a, b = built[3]
     assert a.facts["spacing"] == [2.0, 1.0, 0.5]
     assert a.facts["uneven"] is False
+    # C1 has 4, 13 and 11 voxels along S, P and L, of which 4, 7 and 8 have their centre in the crop: of two
+    # opposite faces one counts. C3 has 2, 16 and 13, and 2, 8 and 8. All of B's C2 is in it but a quarter.
+    shares = [record.label_share for study in (a, b) for record in study.levels.values()]
+    assert shares == pytest.approx([224 / 572, 0, 128 / 416, 0, 0.75, 0])
     assert a.warnings == (
         StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),
+        StudyWarning("LABEL_SHARE_LOW", "Only 39.2 % of the voxels of C1 are in its crop."),
+        StudyWarning("LABEL_SHARE_LOW", "Only 30.8 % of the voxels of C3 are in its crop."),
         StudyWarning("BOX_WITHOUT_SLICE", "1 of 3 fracture boxes name no slice of the series."),
     )
+    assert (a.slice_runs, b.slice_runs) == (SLICE_RUNS_A, {"C2": ((3, 4),)})
     assert b.facts["spacing"] == pytest.approx([np.hypot(4, 1), 2.5, 2.5], abs=1e-3)
     assert b.facts["uneven"] is True
     assert (a.row, b.row, a.mask_source, b.mask_source) == (3, 4, "given", "predicted")

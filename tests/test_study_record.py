@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spine_etl.dicom import read_series
+from spine_etl.errors import StudyWarning
 from spine_etl.geometry import Grid
 from spine_etl.localization import Localization
 from spine_etl.nifti import read_label_map
@@ -16,6 +17,7 @@ from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import crop_study, process_study
 from spine_etl.recipe import load_recipe
 from spine_etl.resample import sample_labels
+from spine_etl.segmentation import find_vertebrae
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest, study_record
@@ -98,10 +100,11 @@ def test_status_of_a_level_follows_from_the_localizers_confidence(
     confidence: float, cropped: bool, expected: tuple[str, float]
 ) -> None:
     localization = Localization(two_levels().labels, {"C1": confidence, "C2": 0.0, "C3": 0.0})
+    vertebrae = find_vertebrae(two_levels(), RECIPE)
     crops = {"C1": Grid.canonical((-0.2, -14, 27.6), (8, 10, 12), 0.5)} if cropped else {}
     overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
     study = Study("1.2.3", Path("none"))
-    record = study_record(study, RECIPE, ct(), two_levels(), localization, crops, overview)
+    record = study_record(study, RECIPE, ct(), vertebrae, localization, crops, overview)
     level = record.levels["C1"]
     assert (level.status, level.confidence) == expected
     assert record.mask_source == "predicted"
@@ -121,6 +124,8 @@ def test_study_without_a_mask_has_no_located_level() -> None:
     assert record.mask_source == "none"
     assert {(level.status, level.confidence) for level in record.levels.values()} == {("unlocated", 0.0)}
     assert [(box.level, box.in_crops) for box in record.boxes] == [(None, {}), (None, {})]
-    assert record.warnings == ("1 of 2 fracture boxes name no slice of the series.",)
+    assert record.warnings == (
+        StudyWarning("BOX_WITHOUT_SLICE", "1 of 2 fracture boxes name no slice of the series."),
+    )
     assert record.fracture == {"C1": 1, "patient_overall": 1}
     assert record.overview_origin_mm == (-11.5 * 4, -9.5 * 4, -7.5 * 4)

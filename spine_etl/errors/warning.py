@@ -23,6 +23,8 @@ WARNINGS: dict[str, str] = {
     "VERTEBRA_AMBIGUOUS": "Two large parts of a label are far apart, so the level has no crop.",
     "CLASSES_OVERLAP": "Class files overlap in up to 1 % of a class; a shared voxel went to the upper one.",
     "CLASS_NAME_IGNORED": "A class that is ignored has a name like a vertebra's, so it may be misspelt.",
+    "LABEL_SHARE_LOW": "Less than 99 % of a vertebra's voxels are inside its crop.",
+    "BOX_WITHOUT_FRACTURE": "A fracture box is in a slice that shows no level labelled as fractured.",
 }
 """The meaning of each warning's code, in the order of docs/errors.md."""
 

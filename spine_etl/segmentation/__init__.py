@@ -1,18 +1,13 @@
-"""Segmentations: the regions of their labels, their vertebrae, and checks of the labels against the CT."""
+"""Segmentations: the vertebrae they show, the slices that show these, and checks against the CT."""
 
 from __future__ import annotations
 
-from spine_etl.segmentation import bone, components, structure, translation
+from spine_etl.segmentation import bone, components, slices, structure, translation
 from spine_etl.segmentation.alignment import check_alignment
 from spine_etl.segmentation.components import Islands, Vertebrae, VertebraRegion, find_vertebrae
 from spine_etl.segmentation.plausibility import check_plausible, check_structure
-from spine_etl.segmentation.regions import (
-    LabelRegion,
-    check_labels,
-    label_regions,
-    level_centers_mm,
-    slice_range,
-)
+from spine_etl.segmentation.regions import LabelRegion, check_labels, label_regions, label_share
+from spine_etl.segmentation.slices import shown_labels, slice_range, slice_runs
 from spine_etl.segmentation.translation import combine_classes, translate_labels
 
 __all__ = [
@@ -27,8 +22,10 @@ __all__ = [
     "combine_classes",
     "find_vertebrae",
     "label_regions",
-    "level_centers_mm",
+    "label_share",
+    "shown_labels",
     "slice_range",
+    "slice_runs",
     "translate_labels",
     "warm_up",
 ]
@@ -37,6 +34,7 @@ __all__ = [
 def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache, before the first study needs them."""
     components.warm_up()
+    slices.warm_up()
     structure.warm_up()
     bone.warm_up()
     translation.warm_up()

@@ -18,7 +18,7 @@ the axes of the segmentation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from spine_etl.segmentation.regions import (
     bounding_grid,
     keep_regions,
     label_runs,
+    label_share,
     make_region,
 )
 from spine_etl.segmentation.runs import (
@@ -41,7 +42,8 @@ from spine_etl.segmentation.runs import (
     foreign_shares,
     largest_parts,
     measure_labels,
-    paint_parts,
+    paint_runs,
+    runs_of_parts,
 )
 from spine_etl.volume import LabelMap
 
@@ -92,6 +94,10 @@ class Vertebrae:
     islands: Mapping[str, Islands] = field(default_factory=dict)
     warnings: tuple[StudyWarning, ...] = ()
 
+    def crop_centers_mm(self, recipe: Recipe) -> dict[str, FloatArray]:
+        """The LPS centre of the crop of each level that the recipe crops and that is not ambiguous."""
+        return {name: self.levels[name].crop_center_mm for name in recipe.levels if name in self.levels}
+
 
 def find_vertebrae(label_map: LabelMap, recipe: Recipe) -> Vertebrae:
     """The vertebra of each level that the segmentation shows, and the segmentation without islands."""
@@ -112,11 +118,6 @@ def find_vertebrae(label_map: LabelMap, recipe: Recipe) -> Vertebrae:
         fragment &= foreign_shares(label_map, runs, parts, near) <= 0.5 + 1e-9
     rival = (distance_mm > FAR_MM + _ROUND_OFF_MM) & (share >= RIVAL_SHARE)
     kept = is_main | fragment | rival
-    cleaned = label_map
-    if not kept.all():
-        labels = paint_parts(runs, parts, kept)
-        cleaned = LabelMap(labels, label_map.grid, label_map.source_digest)
-
     whole = measure_labels(parts, kept & ~rival)
     core = measure_labels(parts, is_main | (fragment & (share >= RIVAL_SHARE)))
     large = measure_labels(parts, (is_main | fragment) & (share >= _SPECK_SHARE))
@@ -140,9 +141,11 @@ def find_vertebrae(label_map: LabelMap, recipe: Recipe) -> Vertebrae:
         if cleared.voxels[label]:
             furthest = distance_mm[~kept & (parts.label == label)].max()
             islands[name] = Islands(int(cleared.voxels[label]), float(furthest))
-    if cleaned is not label_map:
-        keep_regions(cleaned, regions)
+    cleaned = label_map
     if islands:
+        remaining_runs = runs_of_parts(runs, parts, kept)
+        cleaned = replace(label_map, labels=paint_runs(remaining_runs))
+        keep_regions(cleaned, regions, remaining_runs)
         warnings.append(_islands_warning(islands))
     return Vertebrae(cleaned, levels, ambiguous, islands, tuple(warnings))
 
@@ -154,7 +157,9 @@ def warm_up() -> None:
     levels = {"level": 1}
     block = Block(spacing_mm=1, shape=(4, 4, 4))
     recipe = Recipe(name="", levels=levels, crop=block, overview=block)
-    find_vertebrae(LabelMap(labels, Grid(labels.shape, np.eye(4))), recipe)
+    grid = Grid(labels.shape, np.eye(4))
+    vertebrae = find_vertebrae(LabelMap(labels, grid), recipe)
+    label_share(vertebrae.label_map, 1, Grid((1, 1, 1), np.eye(4)))
 
 
 def _main_parts(parts: Parts, grid: Grid) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a label map shows: the region of each label, its centre, and the CT slices it reaches into."""
+"""The voxels of each label of a label map: their number, place and runs, and how many are in a crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spine_etl.geometry import FloatArray, Grid
 from spine_etl.jit import compiled
 from spine_etl.recipe import Recipe
 from spine_etl.segmentation.runs import IntArray, Runs
-from spine_etl.volume import LabelMap, Volume
+from spine_etl.volume import LabelMap
 
 _REGIONS: WeakKeyDictionary[LabelMap, Mapping[int, LabelRegion]] = WeakKeyDictionary()
 _RUNS: WeakKeyDictionary[LabelMap, Runs] = WeakKeyDictionary()
@@ -68,9 +68,10 @@ def label_runs(label_map: LabelMap) -> Runs:
     return runs
 
 
-def keep_regions(label_map: LabelMap, regions: Mapping[int, LabelRegion]) -> None:
-    """Make `label_regions` return these regions, which the caller computed, without a pass over the map."""
+def keep_regions(label_map: LabelMap, regions: Mapping[int, LabelRegion], runs: Runs) -> None:
+    """Make `label_regions` and `label_runs` return these, which the caller computed, without a pass."""
     _REGIONS[label_map] = MappingProxyType(dict(regions))
+    _RUNS[label_map] = runs
 
 
 def check_labels(label_map: LabelMap, recipe: Recipe) -> None:
@@ -87,40 +88,20 @@ def check_labels(label_map: LabelMap, recipe: Recipe) -> None:
         raise LabelUnknown(f"The segmentation contains labels {unknown}, which the recipe does not name.")
 
 
-def level_centers_mm(label_map: LabelMap, recipe: Recipe) -> dict[str, FloatArray]:
-    """By level name, the LPS centre (3,) of the bounding box of each of the recipe's levels in the map."""
-    regions = label_regions(label_map)
-    return {
-        level: bounding_grid(regions[label], label_map.grid).center_mm
-        for level, label in recipe.levels.items()
-        if label in regions
-    }
+def label_share(label_map: LabelMap, label: int, crop: Grid) -> float:
+    """The share, 0 to 1, of a label's voxels whose centres are in a crop's block of voxels.
 
-
-def slice_range(label_map: LabelMap, label: int, volume: Volume) -> tuple[int, int] | None:
-    """File numbers of the lowest and the highest CT slice that the label reaches into.
-
-    A slice extends halfway to its neighbours; a voxel exactly there is in the slice that `Grid.tie_shifts`
-    chooses. None if the file names contain no numbers, or if the label is beyond the CT's slices or absent.
+    Of two opposite faces of the block one belongs to it, as `Grid.tie_shifts` says.
     """
-    region = label_regions(label_map).get(label)
-    if region is None or volume.file_numbers is None:
-        return None
-    *step, start = label_map.grid.index_map_to(volume.grid)[0]
-    voxels = np.array([region.low, region.high])
-    if np.count_nonzero(np.abs(step) > 1e-6) > 1:
-        # At an angle to the CT's slices the bounding box reaches further than the label: use all its voxels.
-        part = tuple(slice(low, high + 1) for low, high in zip(region.low, region.high, strict=True))
-        voxels = np.argwhere(label_map.labels[part] == label) + np.array(region.low)
-    z = voxels @ step + start + volume.grid.tie_shifts()[0]
-    slices = volume.slice_positions
-    if z.max() < -0.5 or z.min() > slices[-1] + 0.5:
-        return None
-    ends = np.searchsorted((slices[1:] + slices[:-1]) / 2, [z.min(), z.max()])
-    if volume.grid.to_mm([0, 0, 0])[2] > volume.grid.to_mm([1, 0, 0])[2]:
-        ends = ends[::-1]
-    first, last = volume.file_numbers[ends].tolist()
-    return (first, last) if min(first, last) >= 0 else None
+    region = label_regions(label_map)[label]
+    index_map = label_map.grid.index_map_to(crop)
+    index_map[:3, 3] += 0.5 + crop.tie_shifts()  # a voxel is in the crop if its index is from 0 to the shape
+    ends = [(low, high) for low, high in zip(region.low, region.high, strict=True)]
+    corners = np.array([(z, y, x, 1) for z in ends[0] for y in ends[1] for x in ends[2]]) @ index_map[:3].T
+    if (corners >= 0).all() and (corners < crop.shape).all():
+        return 1.0
+    inside = _count_inside(label_runs(label_map).table, label, index_map, np.array(crop.shape))
+    return inside / region.voxel_count
 
 
 def make_region(
@@ -154,13 +135,11 @@ def _measure(label_map: LabelMap) -> None:
     labels = np.ascontiguousarray(label_map.labels).view()
     labels.flags.writeable = False  # numba compiles the kernel again for writeable arrays
     counts, low, high, sums, table, runs_in_row = _measure_labels(labels, _MAX_RUNS)
-    row_start = np.concatenate([[0], np.cumsum(runs_in_row)])
-    _RUNS[label_map] = Runs(table, row_start, label_map.labels.shape)
     regions = {
         label: make_region(label, int(counts[label]), low[label], high[label], sums[label], label_map.grid)
         for label in np.flatnonzero(counts).tolist()
     }
-    keep_regions(label_map, regions)
+    keep_regions(label_map, regions, Runs.by_row(table, runs_in_row, label_map.labels.shape))
 
 
 @compiled
@@ -213,3 +192,19 @@ def _measure_labels(
                     high[label, 1] = max(high[label, 1], y)
                     high[label, 2] = max(high[label, 2], end - 1)
     return counts, low, high, sums, table[:found].copy(), runs_in_row
+
+
+@compiled
+def _count_inside(table: npt.NDArray[np.int32], label: int, index_map: FloatArray, shape: IntArray) -> int:
+    """The number of a label's voxels whose mapped index is at least 0 and below ``shape`` along each axis."""
+    inside = 0
+    for run in range(table.shape[0]):
+        if table[run, 4] != label:
+            continue
+        row = index_map[:3, 0] * table[run, 0] + index_map[:3, 1] * table[run, 1] + index_map[:3, 3]
+        for x in range(table[run, 2], table[run, 3]):
+            is_inside = True
+            for axis in range(3):
+                is_inside &= 0 <= row[axis] + index_map[axis, 2] * x < shape[axis]
+            inside += is_inside
+    return inside

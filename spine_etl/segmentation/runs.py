@@ -29,7 +29,12 @@ class Runs:
 
     table: RunArray
     row_start: IntArray
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def by_row(cls, table: RunArray, runs_in_row: IntArray, shape: tuple[int, ...]) -> Runs:
+        """Runs in the order of their rows; ``runs_in_row`` (z * y,) is their number in each."""
+        return cls(table, np.concatenate([[0], np.cumsum(runs_in_row)]), shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +109,17 @@ def foreign_shares(
     return np.divide(foreign, surface, out=np.zeros(len(parts)), where=surface > 0)
 
 
-def paint_parts(runs: Runs, parts: Parts, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """The labels (z, y, x) of the kept parts alone."""
+def runs_of_parts(runs: Runs, parts: Parts, kept: npt.NDArray[np.bool_]) -> Runs:
+    """The runs of the kept parts alone."""
+    table = runs.table[kept[parts.of_run]]
+    rows = table[:, 0].astype(np.int64) * runs.shape[1] + table[:, 1]
+    return Runs.by_row(table, np.bincount(rows, minlength=runs.shape[0] * runs.shape[1]), runs.shape)
+
+
+def paint_runs(runs: Runs) -> npt.NDArray[np.uint8]:
+    """The label map (z, y, x) that has these runs."""
     labels = np.zeros(runs.shape, np.uint8)
-    _paint_runs(runs.table, parts.of_run, kept, labels)
+    _paint_runs(runs.table, labels)
     return labels
 
 
@@ -279,11 +291,8 @@ def _measure_surfaces(
 
 
 @compiled
-def _paint_runs(
-    table: RunArray, of_run: IntArray, kept: npt.NDArray[np.bool_], labels: npt.NDArray[np.uint8]
-) -> None:
+def _paint_runs(table: RunArray, labels: npt.NDArray[np.uint8]) -> None:
     for run in range(table.shape[0]):
-        if kept[of_run[run]]:
-            line = labels[table[run, 0], table[run, 1]]
-            for x in range(table[run, 2], table[run, 3]):
-                line[x] = table[run, 4]
+        line = labels[table[run, 0], table[run, 1]]
+        for x in range(table[run, 2], table[run, 3]):
+            line[x] = table[run, 4]

@@ -36,9 +36,10 @@ class LevelRecord(StrictModel):
     ``origin_mm`` is the LPS position of the crop's voxel (0, 0, 0). ``coverage`` is the share of the crop,
     0 to 1, inside the CT's field of view. ``confidence`` is 1 if a segmentation shows the level, else the
     localizer's. ``slices`` are the numbers in the file names of the lowest and the highest slice that show
-    the level; the slices between them also show it, and can show other levels. ``label_share`` is the share
-    of the vertebra's voxels, 0 to 1, that are in its crop. ``island_voxels`` were cleared from the mask since
-    they are not part of the vertebra, up to ``island_distance_mm`` away from it.
+    the main part of the vertebra; the slices between them also show it, and can show other levels.
+    ``label_share`` is the share of the vertebra's voxels, 0 to 1, that are in its crop. ``island_voxels``
+    were cleared from the mask since they are not part of the vertebra, up to ``island_distance_mm`` away from
+    it.
     """
 
     status: Literal["unlocated", "located", "absent", "ambiguous"]
@@ -73,7 +74,9 @@ class Record(StrictModel):
     Either ``refusal`` is set, or ``row`` and ``digests`` (SHA-256 of each object, hex) are. ``fracture``
     maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`. ``mask_name`` says which localizer or which
     scheme of labels an external mask has, and is empty otherwise. ``straightened`` is True if a curved series
-    was resampled along its arc.
+    was resampled along its arc. ``slice_runs`` are, by name of a level or other label, the runs of file
+    numbers whose slices show it in the mask: the first and the last number of each run. All other files with
+    numbers between these show it too; those outside all runs do not.
     """
 
     uid: str
@@ -86,6 +89,7 @@ class Record(StrictModel):
     mask_name: str = ""
     straightened: bool = False
     levels: dict[str, LevelRecord] = Field(default={})
+    slice_runs: dict[str, tuple[tuple[int, int], ...]] = Field(default={})
     overview_origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     fracture: dict[str, int] = Field(default={})
     boxes: tuple[BoxRecord, ...] = ()

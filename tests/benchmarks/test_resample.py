@@ -18,7 +18,7 @@ from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
 from spine_etl.resample import sample_image
-from spine_etl.segmentation import level_centers_mm
+from spine_etl.segmentation import find_vertebrae
 from spine_etl.source.layout import Study
 from spine_etl.volume import AIR_HU, Volume
 from tests.benchmarks.comparison import median_of, median_ratio, print_table, time_in_rounds
@@ -34,7 +34,9 @@ def test_crops_and_overview_of_a_study(study: Callable[[Any], Study], recipe: Re
     raw = study("explicit")
     assert raw.mask
     volume = read_series(raw.folder)
-    crops = list(crop_grids(level_centers_mm(read_label_map(raw.mask), recipe), recipe).values())
+    crops = list(
+        crop_grids(find_vertebrae(read_label_map(raw.mask), recipe).crop_centers_mm(recipe), recipe).values()
+    )
     samplers = _samplers(volume)
     _assert_similar(samplers, crops[3])
     _compare("Seven crops, 20.6 million voxels", samplers, crops)

@@ -14,12 +14,11 @@ from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.segmentation import (
     check_labels,
+    find_vertebrae,
     label_regions,
-    level_centers_mm,
-    slice_range,
 )
 from spine_etl.volume import LabelMap
-from tests.labelled_ct import RECIPE, SHAPE, ct, grid, two_levels
+from tests.labelled_ct import RECIPE, grid, two_levels
 
 
 def test_region_of_a_block_in_closed_form() -> None:
@@ -50,7 +49,7 @@ def test_regions_of_scattered_labels_match_numpy(order: str) -> None:
 def test_empty_map_has_no_regions() -> None:
     empty = LabelMap(np.zeros((2, 3, 4), np.uint8), grid((2, 3, 4)))
     assert not label_regions(empty)
-    assert level_centers_mm(empty, RECIPE) == {}
+    assert find_vertebrae(empty, RECIPE).crop_centers_mm(RECIPE) == {}
     check_labels(empty, RECIPE)
 
 
@@ -63,31 +62,11 @@ def test_unknown_labels_are_listed() -> None:
 
 
 def test_level_centers_are_those_of_the_bounding_boxes() -> None:
-    centers = level_centers_mm(two_levels(), RECIPE)
+    centers = find_vertebrae(two_levels(), RECIPE).crop_centers_mm(RECIPE)
     assert list(centers) == ["C1", "C3"]  # C2 is not in the map
     # Outer edges of C1: voxels 2 to 4, 10 to 14, 20 to 29, half a voxel more on each side.
     expected = (-10 + (19.5 + 29.5) / 2 * 0.4, -20 + (9.5 + 14.5) / 2 * 0.5, 30 - (1.5 + 4.5) / 2 * 0.8)
     np.testing.assert_allclose(centers["C1"], expected, atol=1e-9)
-
-
-@pytest.mark.parametrize("degrees", [0, 20])
-def test_slice_range_of_a_label_at_an_angle_to_the_slices(degrees: float) -> None:
-    """Expected: the slice that contains the centre of each voxel, one by one."""
-    volume = ct()
-    angle = np.deg2rad(degrees)
-    rotation = np.eye(4)
-    rotation[0:3, 0:3] = [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
-    to_center = np.eye(4)
-    to_center[:3, 3] = volume.grid.center_mm
-    affine = to_center @ rotation @ np.linalg.inv(to_center) @ volume.grid.affine
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[8:12, 12:20, 10:30] = 1
-    label_map = LabelMap(labels, Grid(SHAPE, affine))
-    z = [volume.grid.to_index(label_map.grid.to_mm(voxel))[0] for voxel in np.argwhere(labels)]
-    assert volume.file_numbers is not None
-    expected = [int(number) for number in volume.file_numbers[[round(min(z)), round(max(z))]]]
-    assert sorted(slice_range(label_map, 1, volume) or ()) == expected
-    assert slice_range(label_map, 2, volume) is None
 
 
 def test_warm_up_leaves_nothing_to_compile(tmp_path: Path) -> None:
@@ -128,20 +107,3 @@ def test_regions_of_a_real_mask_match_numpy(real_data: Path) -> None:
         volume_mm3 = len(voxels) * np.prod(image.header.get_zooms())
         assert region.volume_mm3 == pytest.approx(volume_mm3, rel=1e-5)
     assert regions[21].centroid_mm[2] > regions[22].centroid_mm[2] > regions[23].centroid_mm[2]
-
-
-def test_slice_range_ends_halfway_between_slices() -> None:
-    """Slices are the files 5, 7, 9, ... from head to foot; the map's only voxel moves down through them."""
-    labels = np.ones((1, 1, 1), np.uint8)
-    for z, number in ((-0.49, 5), (0.49, 5), (0.51, 7), (1.49, 7), (18.51, 43), (19.49, 43)):
-        affine = np.diag([1.0, 1, 1, 1])
-        affine[:3, 3] = (0, 0, 30 - 0.8 * z)
-        assert slice_range(LabelMap(labels, Grid((1, 1, 1), affine)), 1, ct()) == (number, number)
-    for z in (-0.51, 19.51):
-        affine[:3, 3] = (0, 0, 30 - 0.8 * z)
-        assert slice_range(LabelMap(labels, Grid((1, 1, 1), affine)), 1, ct()) is None
-
-
-def test_slice_range_is_from_the_lowest_to_the_highest_slice() -> None:
-    """C1 is in the slices 2 to 4, the files 9 to 13; the series runs from head to foot."""
-    assert slice_range(two_levels(), 1, ct()) == (13, 9)

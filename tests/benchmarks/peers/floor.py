@@ -29,7 +29,7 @@ from spine_etl.dicom import read_series, series_files
 from spine_etl.geometry import Grid
 from spine_etl.nifti import read_label_map
 from spine_etl.recipe import Recipe
-from spine_etl.segmentation import level_centers_mm
+from spine_etl.segmentation import find_vertebrae
 from spine_etl.source.layout import Study
 from tests.benchmarks.peers import THREADS, Crops
 
@@ -40,7 +40,7 @@ def prepare(study: Study, recipe: Recipe, out: Path) -> Callable[[], Crops]:
     assert study.mask
     volume, mask = read_series(study.folder), read_label_map(study.mask)
     targets = [
-        *crop_grids(level_centers_mm(mask, recipe), recipe).values(),
+        *crop_grids(find_vertebrae(mask, recipe).crop_centers_mm(recipe), recipe).values(),
         overview_grid(volume.grid, recipe),
     ]
     image_tables = [_tables(target, volume.grid) for target in targets]
