@@ -11,6 +11,12 @@ _SEGMENTATION_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation Storage
     "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation Storage
 )
+_TAGS = (
+    "SOPClassUID",
+    "StudyInstanceUID",
+    "ReferencedSeriesSequence",
+    "StudiesContainingOtherReferencedInstancesSequence",
+)
 _FUNCTIONAL_GROUPS = 0x5200_0000
 """The tags from here on describe each frame: slow to parse, and not needed."""
 
@@ -27,20 +33,15 @@ def segmentation_uids(file: File) -> set[str] | None:
 
     from pydicom.errors import InvalidDicomError
     from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
 
-    tags = [
-        "SOPClassUID",
-        "StudyInstanceUID",
-        "ReferencedSeriesSequence",
-        "StudiesContainingOtherReferencedInstancesSequence",
-    ]
     try:
         with file.open() as content, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = read_partial(
                 content,  # all sources can seek
                 stop_when=lambda tag, vr, length: tag >= _FUNCTIONAL_GROUPS,
-                specific_tags=tags,
+                specific_tags=[Tag(name) for name in _TAGS],
             )
             if header.get("SOPClassUID") not in _SEGMENTATION_CLASSES:
                 return None

@@ -43,9 +43,10 @@ _SUFFIXES = (".nii", ".nii.gz")
 _MAX_DEPTH = 8  # folders below the folder of masks
 
 NOT_A_MASK = "is not a segmentation"
-NO_STUDY = "belongs to no study of the source"
+NOT_NAMED = "is not named for a study of the source (its UID, or its UID and _seg)"
+NO_STUDY = "refers to no study of the source"
 OWN_MASK = "is not needed: its study has a segmentation of its own"
-NO_LEVEL = "has no class that the label names contain"
+NO_LEVEL = "has no file that is named for a segmentation or a vertebra"
 SEVERAL_STUDIES = "refers to several studies"
 EMPTY = "is empty"
 TOO_DEEP = f"has folders below the {_MAX_DEPTH}th level"
@@ -138,7 +139,7 @@ def _find_masks(
         elif parent:
             class_files[parent, entry.folders].append(entry)
         else:
-            unused.append(UnusedMask(entry.path, NO_STUDY))
+            unused.append(UnusedMask(entry.path, NOT_NAMED))
     for (uid, folders), files in class_files.items():
         class_mask = _class_mask(files, names)
         if class_mask:

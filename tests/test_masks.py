@@ -1,0 +1,115 @@
+"""A mask from elsewhere gives the same row as the study's own segmentation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spine_etl.masks import read_mask
+from spine_etl.phantom import write_phantom
+from spine_etl.pipeline import crop_study
+from spine_etl.recipe import Recipe
+from spine_etl.source.files import open_source
+from spine_etl.source.label_names import LabelNames, load_label_names
+from spine_etl.source.layout import Study, discover_studies
+from spine_etl.source.masks import assign_masks
+from spine_etl.study_record import source_digest
+from tests.external_masks import (
+    LEVELS,
+    RECIPE,
+    load,
+    phantom_masks,
+    renumber,
+    save,
+    write_classes,
+    write_multi_label,
+)
+
+OWN = LabelNames(name="ours", labels={level: 200 - number for number, level in LEVELS.items()})
+ALL_NAMES = [
+    *map(
+        load_label_names,
+        ("rsna", "verse", "totalsegmentator-v1", "totalsegmentator-v2", "totalsegmentator-v3"),
+    ),
+    OWN,
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    write_phantom(folder, 1, 5, size=96, slices=60, masked_share=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(source: Path) -> Study:
+    (study,) = discover_studies(source, list(RECIPE.levels))
+    return study
+
+
+def with_masks(study: Study, folder: Path, names: LabelNames) -> Study:
+    """The study as if it had no segmentation of its own, with its mask in the folder."""
+    assignment = assign_masks([replace(study, mask=None)], open_source(folder), names)
+    assert assignment.unused == []
+    (assigned,) = assignment.studies
+    assert assigned.external_mask is not None
+    return assigned
+
+
+def assert_same_row(external: Study, own: Study, names: LabelNames) -> None:
+    crops, expected = crop_study(external, RECIPE), crop_study(own, RECIPE)
+    for name, voxels in expected.voxels.items():
+        np.testing.assert_array_equal(crops.voxels[name], voxels)
+    assert (crops.record.mask_source, crops.record.mask_name) == ("external", names.name)
+    assert (expected.record.mask_source, expected.record.mask_name) == ("given", "")
+    assert crops.record.levels == expected.record.levels
+    assert crops.record.warnings == expected.record.warnings
+    assert crops.record.source_digest == source_digest(external) != source_digest(own)
+
+
+@pytest.mark.parametrize("names", ALL_NAMES, ids=lambda names: names.name)
+def test_renumbered_mask_gives_the_same_row(
+    names: LabelNames, source: Path, study: Study, tmp_path: Path
+) -> None:
+    write_multi_label(phantom_masks(source)[study.uid], tmp_path / f"{study.uid}.nii.gz", names)
+    assert_same_row(with_masks(study, tmp_path, names), study, names)
+
+
+def test_class_files_give_the_same_row(source: Path, study: Study, tmp_path: Path) -> None:
+    names = load_label_names("totalsegmentator")
+    write_classes(phantom_masks(source)[study.uid], tmp_path / study.uid)
+    (tmp_path / study.uid / "liver.nii.gz").write_bytes(b"never read")
+    assert_same_row(with_masks(study, tmp_path, names), study, names)
+
+
+def test_organs_of_totalsegmentator_become_background(source: Path, study: Study, tmp_path: Path) -> None:
+    names = load_label_names("totalsegmentator-v2")
+    labels, affine = load(phantom_masks(source)[study.uid])
+    renumbered = renumber(labels, names.labels)
+    renumbered[(labels == 0) & (np.arange(labels.shape[0]) < 5)[:, None, None]] = 90  # brain
+    save(tmp_path / f"{study.uid}.nii.gz", renumbered, affine)
+    assert_same_row(with_masks(study, tmp_path, names), study, names)
+
+
+def test_vertebrae_that_the_recipe_does_not_contain_become_background(
+    source: Path, study: Study, tmp_path: Path
+) -> None:
+    labels, affine = load(phantom_masks(source)[study.uid])
+    save(tmp_path / f"{study.uid}.nii.gz", labels, affine)
+    recipe = Recipe.model_validate(RECIPE.model_dump() | {"other_labels": {"T1": 200}})
+    mask = read_mask(with_masks(study, tmp_path, load_label_names("verse")), recipe)
+    assert mask is not None
+    expected = np.where(labels == 8, 200, np.where(labels > 8, 0, labels))
+    np.testing.assert_array_equal(mask.labels, expected.T)
+
+
+def test_other_label_names_change_the_digest(source: Path, study: Study, tmp_path: Path) -> None:
+    write_multi_label(phantom_masks(source)[study.uid], tmp_path / f"{study.uid}.nii.gz", OWN)
+    first = source_digest(with_masks(study, tmp_path, OWN))
+    assert source_digest(with_masks(study, tmp_path, OWN)) == first
+    other = OWN.model_copy(update={"ignore": (1,)})
+    assert source_digest(with_masks(study, tmp_path, other)) != first
