@@ -55,6 +55,9 @@ it."""
 _SPECK_SHARE = 0.01
 """Fragments smaller than this share of the main part do not move the crop."""
 
+_MAX_MOVE_MM = 4.0
+"""How far a crop moves along an axis for fragments: the core must stay near its centre."""
+
 _ROUND_OFF_MM = 1e-6
 
 
@@ -220,13 +223,15 @@ def _moved_center(
     vertebra: tuple[FloatArray, FloatArray],
     size_mm: FloatArray,
 ) -> FloatArray:
-    """The centre of a crop moved by the least that brings the vertebra into it, as far as the core stays in.
+    """The centre of a crop moved by the least that brings the vertebra into it.
 
-    It stays along an axis on which the vertebra sticks out on both sides.
+    Along each axis it moves by at most `_MAX_MOVE_MM`, only as far as the core stays in the crop, and not at
+    all if the vertebra sticks out on both sides.
     """
     half = size_mm / 2
-    up = np.clip(vertebra[1] - (center + half), 0, np.maximum(core[0] - (center - half), 0))
-    down = np.clip(center - half - vertebra[0], 0, np.maximum(center + half - core[1], 0))
+    room_up, room_down = core[0] - (center - half), center + half - core[1]
+    up = np.clip(vertebra[1] - (center + half), 0, np.clip(room_up, 0, _MAX_MOVE_MM))
+    down = np.clip(center - half - vertebra[0], 0, np.clip(room_down, 0, _MAX_MOVE_MM))
     moved: FloatArray = center + np.where((up > 0) & (down > 0), 0.0, up - down)
     return moved
 
