@@ -86,6 +86,7 @@ def study_record(
             *volume.warnings,
             *(mask.warnings if mask else ()),
             *warnings,
+            *_no_level_warnings(vertebrae, localization, recipe),
             *_share_warnings(levels),
             *_box_warnings(study, recipe, volume, None if localization else shown),
         ),
@@ -107,6 +108,18 @@ def refusal_record(
     except Exception:  # a source that cannot be read must not prevent the refusal
         digest = ""  # differs from every later digest, so the next build tries the study again
     return Record.refused(study.uid, recipe.fingerprint, digest, error, transient=transient)
+
+
+def _no_level_warnings(
+    vertebrae: Vertebrae | None, localization: Localization | None, recipe: Recipe
+) -> list[StudyWarning]:
+    """A segmentation without any level of the recipe: of another part of the spine, or of other numbers."""
+    if vertebrae is None or localization or set(recipe.levels) & {*vertebrae.levels, *vertebrae.ambiguous}:
+        return []
+    shown = ", ".join(vertebrae.levels) or "no vertebra"
+    return [
+        StudyWarning("NO_LEVEL_SHOWN", f"The segmentation shows none of the recipe's levels, but {shown}.")
+    ]
 
 
 def _mask_origin(study: Study, predicted: LabelMap | None) -> tuple[MaskSource, str]:

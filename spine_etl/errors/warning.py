@@ -21,6 +21,7 @@ WARNINGS: dict[str, str] = {
     "BOX_WITHOUT_SLICE": "A fracture box refers to a slice that the series does not contain.",
     "LABEL_ISLANDS": "Voxels far from the vertebra of their label were removed from the segmentation.",
     "VERTEBRA_AMBIGUOUS": "Two large parts of a label are far apart, so the level has no crop.",
+    "NO_LEVEL_SHOWN": "The segmentation shows none of the recipe's levels, so the study has no crop.",
     "CLASSES_OVERLAP": "Class files overlap in up to 1 % of a class; a shared voxel went to the upper one.",
     "CLASS_NAME_IGNORED": "A class that is ignored has a name like a vertebra's, so it may be misspelt.",
     "LABEL_SHARE_LOW": "Less than 99 % of a vertebra's voxels are inside its crop.",
