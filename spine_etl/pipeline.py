@@ -39,8 +39,8 @@ from spine_etl.segmentation import (
     find_vertebrae,
 )
 from spine_etl.source.layout import Study
+from spine_etl.store.arrays import row_arrays
 from spine_etl.store.record import Record
-from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import refusal_record, study_record
 from spine_etl.volume import AIR_HU, LabelMap, Volume
@@ -81,8 +81,8 @@ def process_study(
     """
     try:
         crops = crop_study(study, writer.recipe, threads=threads, localizer=localizer)
-        stored_row, digests = writer.write_row(row, crops.voxels)
-        record = crops.record.model_copy(update={"row": stored_row, "digests": digests})
+        stored_row, objects = writer.write_row(row, crops.voxels)
+        record = crops.record.model_copy(update={"row": stored_row, "objects": objects})
     except StoreError:
         raise
     except SpineError as error:
@@ -104,9 +104,9 @@ def process_study(
 class StudyCrops:
     """The crops of one study. The CT itself is not kept.
 
-    ``voxels`` are the row's arrays by name (`spine_etl.store.schema.ARRAY_NAMES`); the crop of a level
+    ``voxels`` are the row's arrays by name (`spine_etl.store.arrays.ARRAY_NAMES`); the crop of a level
     without a grid is air without labels. ``grids`` are those of the levels that have a crop, by level name.
-    ``record`` has no row and no digests yet.
+    ``record`` has no row and no objects yet.
     """
 
     voxels: dict[str, npt.NDArray[Any]]

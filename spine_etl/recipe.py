@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from spine_etl.settings import StrictModel, load_settings
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Incremented when the layout of the store changes."""
 
 NUMBERS_VERSION = 4
@@ -64,13 +64,16 @@ class Recipe(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) of the recipe without its name, `SCHEMA_VERSION` and `NUMBERS_VERSION`."""
+        """SHA-256 (64 hex digits) of the recipe without name and folds, `SCHEMA_VERSION`, `NUMBERS_VERSION`.
+
+        Folds are part of a version: a store can have versions with other folds.
+        """
         return self.fingerprint_of(SCHEMA_VERSION, NUMBERS_VERSION)
 
     def fingerprint_of(self, schema_version: int, numbers_version: int) -> str:
         """The fingerprint under these versions of layout and numbers."""
         # The order of the levels is that of the store's level axis, so keys are not sorted.
-        content = [schema_version, numbers_version, self.model_dump(mode="json", exclude={"name"})]
+        content = [schema_version, numbers_version, self.model_dump(mode="json", exclude={"name", "folds"})]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

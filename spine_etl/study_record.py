@@ -55,7 +55,7 @@ def study_record(
 ) -> Record:
     """The record of a study whose crops were sampled.
 
-    ``row`` and ``digests`` are not set: they are known once the row has been written. ``vertebrae`` are those
+    ``row`` and ``objects`` are not set: they are known once the row has been written. ``vertebrae`` are those
     of the study's segmentation, or of the labels of the ``localization`` if there is one. ``crops`` are the
     grids of the levels that have a crop, by level name. ``warnings`` are those of the segmentation's checks.
     """

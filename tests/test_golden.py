@@ -67,7 +67,7 @@ GOLDEN: dict[str, list[int]] = {
         -8950, -5700, 10000,
     ],
 }  # fmt: skip
-GOLDEN_VERSION = (2, 4)
+GOLDEN_VERSION = (3, 4)
 """(schema, numbers): the versions that `GOLDEN` belongs to."""
 
 

@@ -67,7 +67,7 @@ def test_refusal_is_transient_if_the_next_build_can_succeed(
     assert record.refusal is not None
     assert (record.refusal.code, record.refusal.transient) == (code, transient)
     assert record.source_digest == ""  # it cannot be computed, and no later digest equals it
-    assert (record.row, record.digests) == (None, {})
+    assert (record.row, record.objects) == (None, {})
     assert writer.record(study.uid) == record
     assert "DOE" not in (tmp_path / "studies" / study.uid / "record.json").read_text()
     assert not (tmp_path / "image/c").exists()

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from spine_etl.store import open_store
-    from spine_etl.store.schema import ARRAY_NAMES
+    from spine_etl.store.arrays import ARRAY_NAMES
 
     store = open_store(options.store, options.version)
     faults = _check_store(store)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from spine_etl.atomic import replace_file
 from spine_etl.errors import StoreWriteFailed
-from spine_etl.store.schema import checksum_matches
 
 
 class DigestMismatch(Exception):
@@ -42,8 +41,10 @@ class ObjectCache:
         if not os.access(self.folder, os.W_OK):
             raise StoreWriteFailed(f"the cache {folder} is not writable.")
 
-    def read(self, digest: str, fetch: Callable[[], bytes]) -> bytes:
+    def read(self, digest: str, fetch: Callable[[], bytes], is_intact: Callable[[bytes], bool]) -> bytes:
         """The object with that SHA-256 (64 hex digits), from the folder or else from ``fetch``.
+
+        ``is_intact`` compares the checksums in an entry with the version's table.
 
         Raises
         ------
@@ -54,7 +55,7 @@ class ObjectCache:
         identity = bytes.fromhex(digest)
         with suppress(OSError), path.open("rb") as entry:
             # Entries are not flushed, so a power loss can truncate them.
-            if entry.read(len(identity)) == identity and checksum_matches(content := entry.read()):
+            if entry.read(len(identity)) == identity and is_intact(content := entry.read()):
                 return content
         content = fetch()
         if hashlib.sha256(content).digest() != identity:

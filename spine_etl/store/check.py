@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterator
 
 from spine_etl.errors import ChunkCorrupt, SpineError
+from spine_etl.store.arrays import ARRAY_NAMES
 from spine_etl.store.reader import Store
-from spine_etl.store.schema import ARRAY_NAMES
 
 
 def check_study(store: Store, study: int) -> Iterator[SpineError]:
@@ -17,7 +17,7 @@ def check_study(store: Store, study: int) -> Iterator[SpineError]:
         array = store.arrays[name]
         try:
             content = store.read_object(array, study)
-            if hashlib.sha256(content).digest() != store.table["digest"][study, position].tobytes():
+            if hashlib.sha256(content).digest() != store.table["sha256"][study, position].tobytes():
                 key = array.key(int(store.table["row"][study]))
                 raise ChunkCorrupt(f"{key}: its SHA-256 differs from the committed one.", study=uid)
             store.read(name, study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,12 @@ class Location(Protocol):
 
     def read(self, key: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError if there is none."""
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        """Return ``size`` bytes of an object, or fewer at its end. Raises FileNotFoundError."""
+
+    def read_tail(self, key: str, size: int) -> bytes:
+        """Return the last ``size`` bytes of an object, or all if it is smaller. Raises FileNotFoundError."""
 
     def exists(self, key: str) -> bool:
         """True if there is an object under the key."""
@@ -44,6 +51,19 @@ class LocalLocation:
         path = self.root / key
         with _read_errors_as_store_errors(path):
             return path.read_bytes()
+
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        path = self.root / key
+        with _read_errors_as_store_errors(path), path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def read_tail(self, key: str, size: int) -> bytes:
+        path = self.root / key
+        with _read_errors_as_store_errors(path), path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - size, 0))
+            return file.read(size)
 
     def exists(self, key: str) -> bool:
         path = self.root / key

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from pydantic import ValidationError
 from spine_etl.errors import (
     ChunkCorrupt,
     ChunkMissing,
+    SpineError,
     StoreForbidden,
     StoreNotCommitted,
     StoreNotFound,
@@ -23,18 +27,12 @@ from spine_etl.errors import (
 )
 from spine_etl.geometry import Grid
 from spine_etl.recipe import SCHEMA_VERSION, Recipe
+from spine_etl.store.arrays import ARRAY_NAMES, RowArray, row_arrays
 from spine_etl.store.cache import DigestMismatch, ObjectCache
 from spine_etl.store.location import Location, open_location
-from spine_etl.store.schema import (
-    ARRAY_NAMES,
-    ATTRIBUTES,
-    STATUS_LOCATED,
-    RowArray,
-    column_keys,
-    decode_group,
-    row_arrays,
-)
-from spine_etl.store.table import DIMENSIONS, VersionTable
+from spine_etl.store.rows import MissingColumn, decode_table, root_digest, table_keys
+from spine_etl.store.schema import ATTRIBUTES, STATUS_LOCATED
+from spine_etl.store.table import Folds, VersionTable
 
 _READ_THREADS = 16
 
@@ -61,10 +59,14 @@ class Store:
         Number of array rows that this version and earlier ones use.
     table
         Labels, folds, boxes and geometry of all studies: a `VersionTable`.
+    folds
+        How many folds there are, and whether they were given in a file.
     refused
         The studies that were left out: dicts of uid, code, reason, action, fold.
     levels, study_uids
         Names along the level axis, and UIDs in the order of the table.
+    commit
+        The attributes of the version's commit: docs/store-format.md lists them.
     arrays
         The `RowArray` of each name in `ARRAY_NAMES`.
     """
@@ -74,13 +76,15 @@ class Store:
     ) -> None:
         self.location = location
         self._cache = cache
-        self.recipe = recipe = root.recipe
+        self.commit = commit
+        self.folds = Folds(**commit["folds"])
+        self.recipe = recipe = root.recipe.model_copy(update={"folds": self.folds.count})
         self.fingerprint = root.fingerprint
         self.version: int = commit["version"]
         self.root_digest: str = commit["root_digest"]
         self.rows: int = commit["rows"]
         self.arrays = row_arrays(recipe)
-        attributes, self.table = _read_table(location, commit)
+        attributes, self.table = _read_table(location, root, commit)
         self.refused: list[dict[str, Any]] = attributes["refused"]
         self.levels = list(recipe.levels)
         self.study_uids = self.table.study_uids
@@ -101,7 +105,7 @@ class Store:
         Raises
         ------
         ChunkMissing, ChunkCorrupt
-            If the object is missing, or its checksum does not match.
+            If the object is missing or damaged, or is not the one that was committed.
         """
         return self.read("image", study, out)
 
@@ -116,26 +120,71 @@ class Store:
         """
         array = self.arrays[name]
         content = self.read_object(array, study)
+        with self._damage_as_chunk_corrupt(array, study):
+            return array.decode(content, self._checksums(name, study), out)
+
+    def read_crop(
+        self, name: str, study: int, level: int, out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """One level of a study's ``image`` or ``mask``: the (z, y, x) crop, verified; no other is decoded."""
+        array = self.arrays[name]
+        if not array.is_sharded:
+            raise ValueError(f"{name} has no levels")
+        if self._cache is not None:
+            content = self.read_object(array, study)
+            with self._damage_as_chunk_corrupt(array, study):
+                start, size = array.chunk_ranges(content[-array.index_bytes :])[level]
+            chunk = content[start : start + size]
+        else:
+            key = self._key(array, study)
+            with self._absence_as_chunk_missing(array, study):
+                index = self.location.read_tail(key, array.index_bytes)
+                with self._damage_as_chunk_corrupt(array, study):
+                    start, size = array.chunk_ranges(index)[level]
+                chunk = self.location.read_range(key, start, size)
+        with self._damage_as_chunk_corrupt(array, study):
+            return array.decode_chunk(chunk, int(self._checksums(name, study)[level]), out)
+
+    def _checksums(self, name: str, study: int) -> npt.NDArray[Any]:
+        """The CRC-32C of each chunk of a study's row, from the table."""
+        return np.atleast_1d(self.table[f"{name.replace('/', '_')}_crc32c"][study])
+
+    @contextmanager
+    def _damage_as_chunk_corrupt(self, array: RowArray, study: int) -> Iterator[None]:
         try:
-            return array.decode(content, out)
+            yield
         except (ValueError, RuntimeError) as error:
             raise ChunkCorrupt(
                 f"{self._key(array, study)}: {error}.", study=self.study_uids[study]
             ) from error
 
+    @contextmanager
+    def _absence_as_chunk_missing(self, array: RowArray, study: int) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if isinstance(error, SpineError):
+                raise
+            fault = f"{self._key(array, study)} is missing."
+            raise ChunkMissing(fault, study=self.study_uids[study]) from error
+
     def read_object(self, array: RowArray, study: int) -> bytes:
         """The encoded bytes of a study's object, from the cache or the store. Raises ChunkMissing."""
         key = self._key(array, study)
-        try:
+        with self._absence_as_chunk_missing(array, study):
             if self._cache is None:
                 return self.location.read(key)
-            digest = self.table["digest"][study, ARRAY_NAMES.index(array.name)].tobytes().hex()
-            return self._cache.read(digest, lambda: self.location.read(key))
-        except FileNotFoundError as error:
-            raise ChunkMissing(f"{key} is missing.", study=self.study_uids[study]) from error
-        except DigestMismatch as error:
-            fault = f"{key} is not the object that was committed."
-            raise ChunkCorrupt(fault, study=self.study_uids[study]) from error
+            digest = self.table["sha256"][study, ARRAY_NAMES.index(array.name)].tobytes().hex()
+            try:
+                checksums = self._checksums(array.name, study)
+                return self._cache.read(
+                    digest,
+                    fetch=lambda: self.location.read(key),
+                    is_intact=lambda content: array.is_intact(content, checksums),
+                )
+            except DigestMismatch as error:
+                fault = f"{key} is not the object that was committed."
+                raise ChunkCorrupt(fault, study=self.study_uids[study]) from error
 
     def _key(self, array: RowArray, study: int) -> str:
         return array.key(int(self.table["row"][study]))
@@ -213,7 +262,7 @@ def read_root(location: Location) -> Root:
     except (ValueError, KeyError, TypeError, NotADirectoryError) as error:
         raise StoreNotFound(f"{location} is not a spine-etl store.") from error
     if version != SCHEMA_VERSION:
-        raise StoreSchemaUnsupported(f"{location} has schema version {version}, not {SCHEMA_VERSION}.")
+        raise _unsupported(location, version, attributes)
     try:
         recipe = Recipe.model_validate(attributes["recipe"])
         latest = attributes["latest"]
@@ -222,6 +271,17 @@ def read_root(location: Location) -> Root:
         raise StoreSchemaUnsupported(f"{location} has a recipe that this release cannot read.") from error
     except (KeyError, TypeError) as error:
         raise ChunkCorrupt(f"zarr.json of {location} is damaged.") from error
+
+
+def _unsupported(location: Location, version: Any, attributes: dict[str, Any]) -> StoreSchemaUnsupported:
+    reason = f"{location} has schema version {version}; this release reads version {SCHEMA_VERSION}."
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        action = "Install a newer release of spine-etl."
+    else:
+        recipe = (attributes.get("recipe") or {}).get("name", "RECIPE")
+        command = f"python -m flows.build_dataset --source SOURCE --store NEW_STORE --recipe {recipe}"
+        action = f"Build it again into a new store: {command}."
+    return StoreSchemaUnsupported(reason, action=action)
 
 
 def commit_key(version: int) -> str:
@@ -264,37 +324,48 @@ def newest_commit(location: Location, latest: int) -> dict[str, Any] | None:
     return None
 
 
-def _read_table(location: Location, commit: dict[str, Any]) -> tuple[dict[str, Any], VersionTable]:
-    path = commit["path"]
+def _read_table(
+    location: Location, root: Root, commit: dict[str, Any]
+) -> tuple[dict[str, Any], VersionTable]:
+    """The attributes of a version's table, and the table; both are compared with the commit."""
     try:
-        attributes, columns = decode_group(_read_objects(location, path), DIMENSIONS)
-        table = VersionTable(columns)
-    except (FileNotFoundError, KeyError) as error:
-        raise ChunkMissing(f"{path} is incomplete: the version's table cannot be read.") from error
-    except (ValueError, RuntimeError) as error:
-        raise ChunkCorrupt(f"{path} is damaged: the version's table cannot be read.") from error
-    # zarr reads a missing chunk as fill values, so the table's digest is compared with the commit's.
-    if table.digest(with_rows=True) != commit["table_digest"]:
+        path, columns, objects = commit["path"], commit["columns"], commit["objects"]
+        contents = _read_objects(location, path, table_keys(objects))
+        for key, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != objects[key]:
+                raise ChunkCorrupt(f"{path}/{key} differs from what was committed.")
+        attributes, table = decode_table(contents, len(root.recipe.levels))
+        digest = root_digest(root.fingerprint, Folds(**commit["folds"]), columns, attributes["refused"])
+    except MissingColumn as error:
+        raise StoreSchemaUnsupported(f"{path} has no column {error}.") from error
+    except KeyError as error:
+        raise ChunkCorrupt(
+            f"{commit_key(commit.get('version', 0))} is damaged: it has no {error}."
+        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, SpineError):
+            raise
+        raise ChunkCorrupt(f"{path} is damaged: {error}.") from error
+    computed = table.digests()
+    differing = [name for name in computed if name in columns and computed[name] != columns[name]]
+    if differing or digest != commit["root_digest"] or len(table) != commit["studies"]:
         raise ChunkCorrupt(f"{path} is damaged: the version's table differs from what was committed.")
     return attributes, table
 
 
-def _read_objects(location: Location, path: str) -> dict[str, bytes]:
-    """The objects of a version's table, by key.
+def _read_objects(location: Location, path: str, keys: list[str]) -> dict[str, bytes]:
+    """Objects of a version's table, by key.
 
-    The keys follow from the schema, so nothing is listed. The objects are read concurrently because they are
-    small and the store can be remote.
+    They are read concurrently because they are small and the store can be remote.
     """
-    keys = ["zarr.json"]
-    for name, axes in DIMENSIONS.items():
-        keys += column_keys(name, len(axes))
 
-    def read(key: str) -> bytes | None:
+    def read(key: str) -> bytes:
         try:
             return location.read(f"{path}/{key}")
-        except FileNotFoundError:
-            return None
+        except FileNotFoundError as error:
+            if isinstance(error, SpineError):
+                raise
+            raise ChunkMissing(f"{path}/{key} is missing: the version's table cannot be read.") from error
 
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        contents = zip(keys, pool.map(read, keys), strict=True)
-        return {key: content for key, content in contents if content is not None}
+        return dict(zip(keys, pool.map(read, keys), strict=True))

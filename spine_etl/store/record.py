@@ -30,6 +30,13 @@ class Refusal(StrictModel):
     """True if the next build retries the study even if its source has not changed."""
 
 
+class StoredObject(StrictModel):
+    """A row's object: its SHA-256 (hex), and the CRC-32C at the end of each of its chunks."""
+
+    sha256: str
+    crc32c: tuple[int, ...]
+
+
 class LevelRecord(StrictModel):
     """One level of a study.
 
@@ -71,7 +78,7 @@ class BoxRecord(StrictModel):
 class Record(StrictModel):
     """The outcome of one study.
 
-    Either ``refusal`` is set, or ``row`` and ``digests`` (SHA-256 of each object, hex) are. ``fracture``
+    Either ``refusal`` is set, or ``row`` and ``objects`` (by array) are. ``fracture``
     maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`. ``mask_name`` says which localizer or which
     scheme of labels an external mask has, and is empty otherwise. ``straightened`` is True if a curved series
     was resampled along its arc. ``slice_runs`` are, by name of a level or other label, the runs of file
@@ -84,7 +91,7 @@ class Record(StrictModel):
     source_digest: str
     refusal: Refusal | None = None
     row: int | None = None
-    digests: dict[str, str] = Field(default={})
+    objects: dict[str, StoredObject] = Field(default={})
     mask_source: MaskSource = "none"
     mask_name: str = ""
     straightened: bool = False

@@ -48,6 +48,19 @@ class S3Location:
 
         return self._request(key, lambda _: bytes(obstore.get(self._bucket, key).bytes()))
 
+    def read_range(self, key: str, start: int, size: int) -> bytes:
+        import obstore
+
+        return self._request(
+            key, lambda _: bytes(obstore.get_range(self._bucket, key, start=start, length=size))
+        )
+
+    def read_tail(self, key: str, size: int) -> bytes:
+        import obstore
+
+        options: Any = {"range": {"suffix": size}}
+        return self._request(key, lambda _: bytes(obstore.get(self._bucket, key, options=options).bytes()))
+
     def exists(self, key: str) -> bool:
         import obstore
 

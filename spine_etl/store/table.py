@@ -1,99 +1,103 @@
-"""A version's table: the labels, folds, boxes and geometry of all studies, one array per column."""
+"""A version's table in memory: the labels, folds, boxes and geometry of its studies, sorted by UID.
+
+`spine_etl.store.rows` turns it into the stored columns, which are by row, and back.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spine_etl.store.arrays import ARRAY_NAMES
+from spine_etl.store.columns import COLUMNS, UID_LENGTH
 from spine_etl.store.record import UNKNOWN, Record
-from spine_etl.store.schema import ARRAY_NAMES, LEVEL_STATUS, MASK_SOURCE, UID_LENGTH
+from spine_etl.store.schema import LEVEL_STATUS, MASK_SOURCE
 
-Column = npt.NDArray[Any]
+Values = npt.NDArray[Any]
 
-DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "study_uid": ("study", "character"),
-    "row": ("study",),
-    "fold": ("study",),
-    "patient_overall": ("study",),
-    "fracture": ("study", "level"),
-    "level_status": ("study", "level"),
-    "mask_source": ("study",),
-    "coverage": ("study", "level"),
-    "volume_mm3": ("study", "level"),
-    "level_confidence": ("study", "level"),
-    "level_slices": ("study", "level", "end"),
-    "crop_origin_mm": ("study", "level", "axis"),
-    "overview_origin_mm": ("study", "axis"),
-    "source_digest": ("study", "byte"),
-    "digest": ("study", "object", "byte"),
-    "box_study": ("box",),
-    "box_slice_number": ("box",),
-    "box_source": ("box", "pixel"),
-    "box_level": ("box",),
-    "box_crop": ("box", "level", "corner"),
-}
-"""Columns and their dimensions: axis is L, P, S; pixel is x, y, width, height; corner is z0, y0, x0, z1, y1,
-x1; end is lowest, highest."""
+STUDY_COLUMNS = [
+    name
+    for name, column in COLUMNS.items()
+    if column.dimensions[0] == "row" and name not in {"row", "in_version", "study_uid"}
+]
+"""Columns with one value per study; ``row`` and the UIDs apart, those that are content."""
+BOX_COLUMNS = [
+    name for name, column in COLUMNS.items() if column.dimensions[0] == "box" and name != "box_row"
+]
 
 NO_FOLD = -1
 """Fold of a study that has not been assigned one."""
 
 
 @dataclass(frozen=True)
+class Folds:
+    """How a version's studies are divided into folds.
+
+    ``count`` is the number of folds; ``file`` the SHA-256 of the assignment that the user gave, if any.
+    """
+
+    count: int
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class VersionTable:
     """Studies sorted by UID, and their boxes in the same order.
 
-    ``columns`` has the arrays of `DIMENSIONS`: ``study_uid`` (study, 64) is ASCII padded with zeros;
-    ``level_slices`` the file numbers of the lowest and the highest slice that show a level, or -1;
-    ``fracture`` and ``patient_overall`` 0, 1 or -1 (unknown); ``box_level`` the level's index or -1;
-    ``box_crop`` is NaN if the box does not intersect the level's crop.
+    ``columns`` has the `STUDY_COLUMNS` and `BOX_COLUMNS`, with a value for each study or box, whose meanings
+    `COLUMNS` gives; and ``row``, the row of each study, and ``box_study``, the index of each box's study.
+    ``mask_names`` are the texts that ``mask_name`` refers to, ``warning_codes`` the second axis of
+    ``warnings``; both are sorted, and contain what is used.
     """
 
-    columns: dict[str, Column]
+    columns: dict[str, Values]
+    mask_names: tuple[str, ...] = ()
+    warning_codes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.columns["row"])
 
-    def __getitem__(self, name: str) -> Column:
+    def __getitem__(self, name: str) -> Values:
         return self.columns[name]
 
     @property
     def study_uids(self) -> list[str]:
-        characters = np.ascontiguousarray(self["study_uid"])
-        return [text.decode() for text in characters.view(f"S{UID_LENGTH}").ravel().tolist()]
+        return uids_from_ascii(self["study_uid_ascii"])
 
     @property
     def rows(self) -> int:
         """Number of rows the arrays need for this table."""
         return int(self["row"].max()) + 1 if len(self) else 0
 
-    def digest(self, *, with_rows: bool) -> str:
-        """SHA-256 of the columns, 64 hex digits.
+    def digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of each column's content, by name.
 
-        Without the rows, two builds of the same source have the same digest: a study's row depends on the
-        order in which the workers finished.
+        They do not depend on the rows: a study's row depends on the order in which the workers finished, and
+        two builds of the same source must have the same digests.
         """
-        running = hashlib.sha256()
-        for name in DIMENSIONS:
-            if with_rows or name != "row":
-                values = np.ascontiguousarray(self[name])
-                running.update(f"{name} {values.dtype.str} {values.shape}\n".encode() + values.tobytes())
-        return running.hexdigest()
+        codes = {"mask_name": self.mask_names, "warnings": self.warning_codes}
+        digests: dict[str, str] = {}
+        for name in [*STUDY_COLUMNS, "box_row", *BOX_COLUMNS]:
+            values = self["box_study" if name == "box_row" else name]
+            header = json.dumps([name, COLUMNS[name].data_type, values.shape, codes.get(name, ())])
+            content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+            digests[name] = hashlib.sha256(header.encode() + content).hexdigest()
+        return digests
 
-    def updated(self, newer: VersionTable, past_folds: Mapping[str, int], folds: int) -> VersionTable:
+    def updated(self, newer: VersionTable, folds: Mapping[str, int], count: int) -> VersionTable:
         """This table with the studies of ``newer`` added or replaced.
 
-        A study keeps the fold that it has here or had earlier (``past_folds``, by UID); others get a new one.
+        A study has its fold in ``folds`` (by UID); the others get one of ``count`` folds.
         """
-        fold_of = {**past_folds, **dict(zip(self.study_uids, self["fold"].tolist(), strict=True))}
-        merged = _join([self.without(set(newer.study_uids)), newer])._sorted()
-        kept = [fold_of.get(uid, NO_FOLD) for uid in merged.study_uids]
-        merged.columns["fold"] = _assign_folds(np.array(kept, np.int16), merged["patient_overall"], folds)
+        merged = _join(self.without(set(newer.study_uids)), newer).sorted_by_uid()
+        kept = np.array([folds.get(uid, NO_FOLD) for uid in merged.study_uids], np.int16)
+        merged.columns["fold"] = _assign_folds(kept, merged["patient_overall"], count)
         return merged
 
     def without(self, uids: Set[str]) -> VersionTable:
@@ -101,90 +105,127 @@ class VersionTable:
         kept = [index for index, uid in enumerate(self.study_uids) if uid not in uids]
         return self._reordered(np.array(kept, dtype=np.int64))
 
-    def _sorted(self) -> VersionTable:
+    def sorted_by_uid(self) -> VersionTable:
         uids = self.study_uids
         return self._reordered(np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64))
 
     def _reordered(self, order: npt.NDArray[np.int64]) -> VersionTable:
-        """The studies at these indices, in this order, with their boxes."""
+        """The studies at these indices, in this order, with their boxes, and the codes that they use."""
         new_index = np.full(len(self), -1, np.int64)
         new_index[order] = np.arange(len(order))
         box_study = new_index[self["box_study"]]
         boxes = np.flatnonzero(box_study >= 0)
         boxes = boxes[np.argsort(box_study[boxes], kind="stable")]
-        columns = {
-            name: self[name][order] if axes[0] == "study" else self[name][boxes]
-            for name, axes in DIMENSIONS.items()
-        }
+        columns = {name: self[name][order] for name in ["row", *STUDY_COLUMNS]}
+        columns |= {name: self[name][boxes] for name in BOX_COLUMNS}
         columns["box_study"] = box_study[boxes].astype(np.int32)
-        return VersionTable(columns)
+        reordered = replace(self, columns=columns)
+        used_names = [self.mask_names[code] for code in np.unique(columns["mask_name"]).tolist()]
+        used = np.unique(columns["warnings"].nonzero()[1])
+        used_codes = [self.warning_codes[code] for code in used.tolist()]
+        return reordered._with_codes(used_names, used_codes)
+
+    def _with_codes(self, mask_names: Iterable[str], warning_codes: Iterable[str]) -> VersionTable:
+        """This table with other lists of codes, which contain all that it uses."""
+        names, codes = tuple(sorted(mask_names)), tuple(sorted(warning_codes))
+        texts = [self.mask_names[code] for code in self["mask_name"].tolist()]
+        warnings = np.zeros((len(self), len(codes)), np.uint16)
+        for position, code in enumerate(codes):
+            if code in self.warning_codes:
+                warnings[:, position] = self["warnings"][:, self.warning_codes.index(code)]
+        mask_name = np.array([names.index(text) for text in texts], np.uint16)
+        return VersionTable({**self.columns, "mask_name": mask_name, "warnings": warnings}, names, codes)
 
 
 def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
     """The table of these records, without the refused ones; folds are not assigned yet."""
     records = [record for record in records if record.refusal is None]
     boxes = [(index, box) for index, record in enumerate(records) for box in record.boxes]
+    n = len(levels)
     no_position = (np.nan,) * 3
+    names = sorted({record.mask_name for record in records})
+    codes = sorted({warning.code for record in records for warning in record.warnings})
 
     def per_level(value: Any) -> list[list[Any]]:
-        return [[value(record, level) for level in levels] for record in records]
+        return [[value(record.levels[level]) for level in levels] for record in records]
 
-    def column(values: list[Any], dtype: str, *axes: int) -> Column:
-        return np.array(values, dtype).reshape((len(values), *axes))
+    def checksums(name: str) -> list[tuple[int, ...]]:
+        return [record.objects[name].crc32c for record in records]
 
-    n = len(levels)
+    def warning_counts(record: Record) -> list[int]:
+        return [sum(warning.code == code for warning in record.warnings) for code in codes]
+
+    lists: dict[str, tuple[list[Any], tuple[int, ...]]] = {
+        "study_uid_ascii": ([uid_as_ascii(r.uid) for r in records], (UID_LENGTH,)),
+        "fold": ([NO_FOLD] * len(records), ()),
+        "patient_overall": ([r.fracture.get("patient_overall", UNKNOWN) for r in records], ()),
+        "fracture": ([[r.fracture.get(level, UNKNOWN) for level in levels] for r in records], (n,)),
+        "level_status": (per_level(lambda level: LEVEL_STATUS.index(level.status)), (n,)),
+        "mask_source": ([MASK_SOURCE.index(r.mask_source) for r in records], ()),
+        "mask_name": ([names.index(r.mask_name) for r in records], ()),
+        "coverage": (per_level(lambda level: level.coverage), (n,)),
+        "label_share": (per_level(lambda level: level.label_share), (n,)),
+        "volume_mm3": (per_level(lambda level: level.volume_mm3), (n,)),
+        "level_confidence": (per_level(lambda level: level.confidence), (n,)),
+        "level_slices": (per_level(lambda level: level.slices or (-1, -1)), (n, 2)),
+        "island_voxels": (per_level(lambda level: level.island_voxels), (n,)),
+        "island_distance_mm": (per_level(lambda level: level.island_distance_mm), (n,)),
+        "crop_origin_mm": (per_level(lambda level: level.origin_mm or no_position), (n, 3)),
+        "overview_origin_mm": ([r.overview_origin_mm for r in records], (3,)),
+        "straightened": ([r.straightened for r in records], ()),
+        "slices": ([r.facts.get("slices", 0) for r in records], ()),
+        "source_spacing_mm": ([r.facts.get("spacing", no_position) for r in records], (3,)),
+        "warnings": ([warning_counts(r) for r in records], (len(codes),)),
+        "source_digest": ([list(bytes.fromhex(r.source_digest)) for r in records], (32,)),
+        "sha256": (
+            [[list(bytes.fromhex(r.objects[name].sha256)) for name in ARRAY_NAMES] for r in records],
+            (len(ARRAY_NAMES), 32),
+        ),
+        "image_crc32c": (checksums("image"), (n,)),
+        "mask_crc32c": (checksums("mask"), (n,)),
+        "overview_image_crc32c": ([value for (value,) in checksums("overview/image")], ()),
+        "overview_mask_crc32c": ([value for (value,) in checksums("overview/mask")], ()),
+        "box_slice_number": ([box.slice_number for _, box in boxes], ()),
+        "box_source": ([(box.x, box.y, box.width, box.height) for _, box in boxes], (4,)),
+        "box_level": ([levels.index(box.level) if box.level else -1 for _, box in boxes], ()),
+        "box_crop": (
+            [[box.in_crops.get(level, (np.nan,) * 6) for level in levels] for _, box in boxes],
+            (n, 6),
+        ),
+    }
     columns = {
-        "study_uid": column([_characters(r.uid) for r in records], "uint8", UID_LENGTH),
-        "row": column([r.row for r in records], "int32"),
-        "fold": column([NO_FOLD] * len(records), "int16"),
-        "patient_overall": column([r.fracture.get("patient_overall", UNKNOWN) for r in records], "int8"),
-        "fracture": column(per_level(lambda r, level: r.fracture.get(level, UNKNOWN)), "int8", n),
-        "level_status": column(
-            per_level(lambda r, level: LEVEL_STATUS.index(r.levels[level].status)), "uint8", n
-        ),
-        "mask_source": column([MASK_SOURCE.index(r.mask_source) for r in records], "uint8"),
-        "coverage": column(per_level(lambda r, level: r.levels[level].coverage), "float32", n),
-        "volume_mm3": column(per_level(lambda r, level: r.levels[level].volume_mm3), "float32", n),
-        "level_confidence": column(
-            per_level(lambda r, level: r.levels[level].confidence), "float32", n
-        ),
-        "level_slices": column(
-            per_level(lambda r, level: r.levels[level].slices or (-1, -1)), "int32", n, 2
-        ),
-        "crop_origin_mm": column(
-            per_level(lambda r, level: r.levels[level].origin_mm or no_position), "float64", n, 3
-        ),
-        "overview_origin_mm": column([r.overview_origin_mm for r in records], "float64", 3),
-        "source_digest": column([list(bytes.fromhex(r.source_digest)) for r in records], "uint8", 32),
-        "digest": column(
-            [[list(bytes.fromhex(r.digests[name])) for name in ARRAY_NAMES] for r in records],
-            "uint8", len(ARRAY_NAMES), 32,
-        ),
-        "box_study": column([index for index, _ in boxes], "int32"),
-        "box_slice_number": column([box.slice_number for _, box in boxes], "int32"),
-        "box_source": column([(b.x, b.y, b.width, b.height) for _, b in boxes], "float64", 4),
-        "box_level": column([levels.index(b.level) if b.level else -1 for _, b in boxes], "int8"),
-        "box_crop": column(
-            [[b.in_crops.get(level, (np.nan,) * 6) for level in levels] for _, b in boxes], "float32", n, 6
-        ),
-    }  # fmt: skip
-    return VersionTable(columns)._sorted()
+        name: np.array(values, COLUMNS[name].data_type).reshape((len(values), *axes))
+        for name, (values, axes) in lists.items()
+    }
+    columns["row"] = np.array([record.row for record in records], np.int32)
+    columns["box_study"] = np.array([index for index, _ in boxes], np.int32)
+    return VersionTable(columns, tuple(names), tuple(codes)).sorted_by_uid()
 
 
-def _characters(uid: str) -> list[int]:
+def uid_as_ascii(uid: str) -> list[int]:
+    """A UID as `UID_LENGTH` bytes, padded with zeros."""
     return list(uid.encode("ascii").ljust(UID_LENGTH, b"\0"))
 
 
-def _join(tables: Sequence[VersionTable]) -> VersionTable:
-    columns = {name: np.concatenate([table[name] for table in tables]) for name in DIMENSIONS}
-    starts = np.cumsum([0] + [len(table) for table in tables[:-1]])
-    columns["box_study"] = np.concatenate(
-        [table["box_study"] + start for table, start in zip(tables, starts, strict=True)]
-    ).astype(np.int32)
-    return VersionTable(columns)
+def uids_from_ascii(characters: Values) -> list[str]:
+    """The UIDs of a (study, `UID_LENGTH`) array of bytes."""
+    texts = np.ascontiguousarray(characters).view(f"S{UID_LENGTH}").ravel().tolist()
+    return [text.decode("ascii") for text in texts]
 
 
-def _assign_folds(kept: Column, patient_overall: Column, folds: int) -> Column:
+def _join(older: VersionTable, newer: VersionTable) -> VersionTable:
+    names = {*older.mask_names, *newer.mask_names}
+    codes = {*older.warning_codes, *newer.warning_codes}
+    first, second = older._with_codes(names, codes), newer._with_codes(names, codes)
+    columns = {
+        name: np.concatenate([first[name], second[name]]) for name in ["row", *STUDY_COLUMNS, *BOX_COLUMNS]
+    }
+    box_study = np.concatenate([first["box_study"], second["box_study"] + len(first)])
+    columns["box_study"] = box_study.astype(np.int32)
+    return replace(first, columns=columns)
+
+
+def _assign_folds(kept: Values, patient_overall: Values, folds: int) -> Values:
     """Assign folds to the studies that have none (-1); the others keep theirs.
 
     Each study gets the fold with the fewest studies of the same label, or the fewest of all if tied, so

@@ -57,14 +57,14 @@ def build(path: Path, recipe: Recipe, studies: int) -> Store:
     located = LevelRecord(status="located", origin_mm=(0.0, 0.0, 0.0))
     records = []
     for number in range(studies):
-        row, digests = writer.write_row(number, voxels(recipe, number))
+        row, objects = writer.write_row(number, voxels(recipe, number))
         records.append(
             Record(
                 uid=f"1.{number:03d}",
                 fingerprint=recipe.fingerprint,
                 source_digest=f"{number:064x}",
                 row=row,
-                digests=digests,
+                objects=objects,
                 levels=dict.fromkeys(recipe.levels, located),
                 fracture=dict.fromkeys([*recipe.levels, "patient_overall"], number % 2),
             )

@@ -26,8 +26,8 @@ from spine_etl.phantom import write_phantom
 from spine_etl.recipe import Recipe, load_recipe
 from spine_etl.source.layout import discover_studies
 from spine_etl.store import open_store
-from spine_etl.store.record import BoxRecord, LevelRecord, Record
-from spine_etl.store.schema import ARRAY_NAMES
+from spine_etl.store.arrays import ARRAY_NAMES
+from spine_etl.store.record import BoxRecord, LevelRecord, Record, StoredObject
 from spine_etl.store.writer import StoreWriter
 from tests.benchmarks.comparison import ROOT, print_table
 
@@ -57,7 +57,13 @@ def record(number: int, recipe: Recipe, source_digest: str | None = None) -> Rec
         fingerprint=recipe.fingerprint,
         source_digest=source_digest or sha(f"source {number}"),
         row=number,
-        digests={name: sha(f"{name} {number}") for name in ARRAY_NAMES},
+        objects={
+            name: StoredObject(
+                sha256=sha(f"{name} {number}"),
+                crc32c=(number,) * (1 if "overview" in name else len(recipe.levels)),
+            )
+            for name in ARRAY_NAMES
+        },
         mask_source="given",
         levels=dict.fromkeys(recipe.levels, level),
         fracture={**dict.fromkeys(recipe.levels, 0), "C2": int(fractured), "patient_overall": int(fractured)},

@@ -13,7 +13,7 @@ import torch
 from model.data.transfer import CpuBuffers, CpuTransfer
 from spine_etl.recipe import Recipe
 from spine_etl.store import Store
-from spine_etl.store.record import LevelRecord, Record
+from spine_etl.store.record import LevelRecord, Record, StoredObject
 from spine_etl.store.writer import StoreWriter
 
 RECIPE = Recipe.model_validate(
@@ -38,7 +38,7 @@ def voxels(number: int) -> dict[str, np.ndarray]:
     }
 
 
-def record(number: int, row: int, digests: dict[str, str], **fields: Any) -> Record:
+def record(number: int, row: int, objects: dict[str, StoredObject], **fields: Any) -> Record:
     """The record of study ``1.<number>``: both levels located, C1 fractured where ``number`` is odd."""
     positive = number % 2
     fracture = {"C1": positive, "C2": 0, "patient_overall": positive}
@@ -48,7 +48,7 @@ def record(number: int, row: int, digests: dict[str, str], **fields: Any) -> Rec
         "fingerprint": RECIPE.fingerprint,
         "source_digest": f"{number:064x}",
         "row": row,
-        "digests": digests,
+        "objects": objects,
         "mask_source": "given",
         "levels": {"C1": located, "C2": located},
         "fracture": fracture,
@@ -64,8 +64,8 @@ def build_store() -> Callable[..., Store]:
         writer = StoreWriter(path, RECIPE)
         records = []
         for number in range(studies):
-            row, digests = writer.write_row(number, voxels(number))
-            records.append(record(number, row, digests, **(fields or {}).get(number, {})))
+            row, objects = writer.write_row(number, voxels(number))
+            records.append(record(number, row, objects, **(fields or {}).get(number, {})))
         return writer.commit(records)
 
     return build

@@ -22,8 +22,8 @@ from spine_etl.report.describe import (
     describe_store,
     label_names,
 )
+from spine_etl.store.arrays import row_arrays
 from spine_etl.store.record import LevelRecord, Record
-from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from tests.tiny_series import HEAD_TO_FOOT, Positions, write_series
 
@@ -158,11 +158,11 @@ def record(writer: StoreWriter, uid: str, overall: int | None, levels: int) -> R
     voxels: dict[str, npt.NDArray[Any]] = {
         name: np.full(array.row_shape, array.fill, array.dtype) for name, array in row_arrays(TINY).items()
     }
-    row, digests = writer.write_row(0, voxels)
+    row, objects = writer.write_row(0, voxels)
     located = LevelRecord(status="located", origin_mm=(0, 0, 0), coverage=1.0, volume_mm3=1.0)
     absent = LevelRecord(status="absent")
     return Record(
-        uid=uid, fingerprint=TINY.fingerprint, source_digest="0" * 64, row=row, digests=digests,
+        uid=uid, fingerprint=TINY.fingerprint, source_digest="0" * 64, row=row, objects=objects,
         mask_source="given",
         levels={"C1": located if levels else absent, "C2": located if levels > 1 else absent},
         fracture={} if overall is None else {"C1": overall, "patient_overall": overall},

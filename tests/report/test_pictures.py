@@ -17,8 +17,8 @@ from spine_etl.report.panels import Panel
 from spine_etl.report.pictures import draw_stored, draw_study, level_cells, overview_panels
 from spine_etl.source.layout import Study
 from spine_etl.store import Store
+from spine_etl.store.arrays import row_arrays
 from spine_etl.store.record import BoxRecord, LevelRecord, Record
-from spine_etl.store.schema import row_arrays
 from spine_etl.store.writer import StoreWriter
 from spine_etl.volume import FractureBox, LabelMap, Volume
 from tests.report.conftest import BOX_COLOR, Picture, cell_pixels, has_color
@@ -118,14 +118,14 @@ def _stored_record(writer: StoreWriter, uid: str, masked: bool) -> Record:
         name: np.full(array.row_shape, array.fill, array.dtype) for name, array in row_arrays(RECIPE).items()
     }
     voxels["mask"][0, 6:10, 8:16, 10:22] = 1 if masked else 0
-    row, digests = writer.write_row(0, voxels)
+    row, objects = writer.write_row(0, voxels)
     located = LevelRecord(status="located", origin_mm=(0, 0, 0), coverage=0.75, volume_mm3=1.0)
     missing = LevelRecord(status="absent" if masked else "unlocated")
     box = BoxRecord(
         x=1, y=1, width=2, height=2, slice_number=3, level="C1", in_crops={"C1": (7, 9, 12, 8, 14, 20)}
     )
     return Record(
-        uid=uid, fingerprint=RECIPE.fingerprint, source_digest="0" * 64, row=row, digests=digests,
+        uid=uid, fingerprint=RECIPE.fingerprint, source_digest="0" * 64, row=row, objects=objects,
         mask_source="given" if masked else "none",
         levels={"C1": located if masked else missing, "C2": missing, "C3": missing},
         fracture={"C1": 1, "patient_overall": 1}, boxes=(box,) if masked else (),
@@ -191,7 +191,7 @@ def one_study(folder: Path, coverage: float, boxes: list[tuple[float, ...]]) -> 
     overview_mask[2:4, 9:12, 3:7] = 1
     mask = np.zeros(image.shape, np.uint8)
     voxels = {"image": image, "mask": mask, "overview/image": overview, "overview/mask": overview_mask}
-    row, digests = writer.write_row(0, voxels)
+    row, objects = writer.write_row(0, voxels)
     located = LevelRecord(status="located", origin_mm=(0, 0, 0), coverage=coverage, volume_mm3=1.0)
     absent = LevelRecord(status="absent")
     records = [
@@ -199,7 +199,7 @@ def one_study(folder: Path, coverage: float, boxes: list[tuple[float, ...]]) -> 
         for box in boxes
     ]
     record = Record(
-        uid="1.2.3", fingerprint=RECIPE.fingerprint, source_digest="0" * 64, row=row, digests=digests,
+        uid="1.2.3", fingerprint=RECIPE.fingerprint, source_digest="0" * 64, row=row, objects=objects,
         mask_source="given", levels={"C1": located, "C2": absent, "C3": absent}, boxes=tuple(records),
     )  # fmt: skip
     return writer.commit([record])

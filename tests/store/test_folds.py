@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spine_etl.store.record import Record
-from spine_etl.store.schema import ARRAY_NAMES
 from spine_etl.store.table import table_from_records
 from spine_etl.store.writer import StoreWriter
-from tests.store.tiny import BOX, RECIPE, refused_record
+from tests.store.tiny import BOX, RECIPE, no_objects, refused_record
 
 LEVELS = list(RECIPE.levels)
 UNKNOWN = -1
@@ -31,7 +30,7 @@ def record(uid: str, row: int, label: int, boxes: tuple[int, ...] = ()) -> Recor
             "fingerprint": RECIPE.fingerprint,
             "source_digest": "0" * 64,
             "row": row,
-            "digests": dict.fromkeys(ARRAY_NAMES, "0" * 64),
+            "objects": no_objects(),
             "levels": {level: {"status": "unlocated"} for level in LEVELS},
             "fracture": {} if label == UNKNOWN else {"patient_overall": label},
             "boxes": [BOX.model_copy(update={"slice_number": number}) for number in boxes],

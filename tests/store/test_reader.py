@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,49 @@ def test_image_is_decoded_into_a_given_array(store: Store) -> None:
     np.testing.assert_array_equal(out, voxels(1)["image"])
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_one_crop_is_read_alone(store: Store, tmp_path: Path, name: str, cached: bool) -> None:
+    store = open_store(str(store.location), cache=tmp_path / "cache" if cached else None)
+    for level in (0, 1):
+        np.testing.assert_array_equal(store.read_crop(name, 1, level), voxels(2)[name][level])
+    object_path(store, "1.1", name).unlink()
+    with pytest.raises(ChunkMissing, match=r"1\.1"):
+        store.read_crop(name, 0, 0)
+
+
+def test_damaged_crop_is_refused_and_the_others_are_read(store: Store) -> None:
+    path = object_path(store, "1.2")
+    content = bytearray(path.read_bytes())
+    content[30] ^= 1  # in the first chunk
+    path.write_bytes(content)
+    with pytest.raises(ChunkCorrupt, match=r"1\.2"):
+        store.read_crop("image", 1, 0)
+    np.testing.assert_array_equal(store.read_crop("image", 1, 1), voxels(2)["image"][1])
+    path.write_bytes(content[:40])
+    with pytest.raises(ChunkCorrupt, match="index"):
+        store.read_crop("image", 1, 1)
+
+
+@pytest.mark.parametrize("name", ["image", "mask", "overview/image", "overview/mask"])
+def test_exchanged_objects_are_detected_on_every_read(store: Store, name: str) -> None:
+    """Each is intact, with a correct checksum of its own."""
+    first, second = object_path(store, "1.1", name), object_path(store, "1.2", name)
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    for study, uid in enumerate(("1.1", "1.2")):
+        with pytest.raises(ChunkCorrupt, match="it is not the object that was committed") as caught:
+            store.read(name, study)
+        assert caught.value.study == uid
+        if "/" not in name:
+            with pytest.raises(ChunkCorrupt, match="it is not the object that was committed"):
+                store.read_crop(name, study, 0)
+
+
 def test_table_has_the_sha256_of_each_object(store: Store) -> None:
     expected = hashlib.sha256(object_path(store, "1.1").read_bytes()).digest()
-    assert store.table["digest"][0, 0].tobytes() == expected
+    assert store.table["sha256"][0, 0].tobytes() == expected
 
 
 @pytest.mark.parametrize("name", ["image", "mask", "overview/image", "overview/mask"])
@@ -136,12 +177,21 @@ def test_missing_store_version_or_study_is_refused(tmp_path: Path, store: Store)
         store.index("9.9")
 
 
-def test_other_schema_version_is_refused(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("version", "action"),
+    [
+        (2, "Build it again into a new store: python -m flows.build_dataset .* --recipe tiny"),
+        (99, "Install a newer release"),
+    ],
+)
+def test_other_schema_version_is_refused_with_what_to_do(store: Store, version: int, action: str) -> None:
     content = json.loads(root_path(store).read_text())
-    content["attributes"]["spine_etl"]["schema_version"] = 99
+    content["attributes"]["spine_etl"]["schema_version"] = version
     root_path(store).write_text(json.dumps(content))
-    with pytest.raises(StoreSchemaUnsupported, match="99"):
-        open_store(str(store.location))
+    for use in (open_store, lambda address: StoreWriter(address, RECIPE)):
+        with pytest.raises(StoreSchemaUnsupported, match=f"schema version {version}; this .* 3") as caught:
+            use(str(store.location))
+        assert re.search(action, caught.value.action)
 
 
 def test_open_store_finds_the_store_of_a_recipe_under_a_root(tmp_path: Path) -> None:
@@ -152,4 +202,4 @@ def test_open_store_finds_the_store_of_a_recipe_under_a_root(tmp_path: Path) -> 
     renamed = RECIPE.model_copy(update={"name": "other"})
     assert open_store(tmp_path, recipe=renamed).study_uids == ["1.1"]
     with pytest.raises(StoreNotFound):
-        open_store(tmp_path, recipe=RECIPE.model_copy(update={"folds": 4}))
+        open_store(tmp_path, recipe=RECIPE.model_copy(update={"other_labels": {"T1": 8}}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from spine_etl.errors import SliceGap
 from spine_etl.store import open_store
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
-from tests.store.tiny import RECIPE, refused_record
+from tests.store.tiny import RECIPE, no_objects, refused_record
 
 LEVELS = ("C1", "C2")
 OBJECTS = ("image", "mask", "overview/image", "overview/mask")
-STATUS = {"unlocated": 0, "located": 1, "absent": 2}
-MASK_SOURCE = {"none": 0, "given": 1, "predicted": 2}
+STATUS = {"unlocated": 0, "located": 1, "absent": 2, "ambiguous": 3}
+MASK_SOURCE = {"none": 0, "given": 1, "predicted": 2, "external": 3}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 HEX = st.binary(min_size=32, max_size=32).map(bytes.hex)
 INT32 = st.integers(0, 2**31 - 1)
@@ -37,6 +39,9 @@ LEVEL = st.fixed_dictionaries(
         "volume_mm3": FLOAT32,
         "confidence": FLOAT32,
         "slices": st.none() | st.tuples(INT32, INT32),
+        "label_share": FLOAT32,
+        "island_voxels": INT32,
+        "island_distance_mm": FLOAT32,
     }
 )
 BOX = st.fixed_dictionaries(
@@ -46,20 +51,31 @@ BOX = st.fixed_dictionaries(
         "in_crops": st.dictionaries(st.sampled_from(LEVELS), st.tuples(*[FLOAT32] * 6)),
     }
 )  # fmt: skip
+UINT32 = st.integers(0, 2**32 - 1)
+STORED = {
+    name: st.fixed_dictionaries({"sha256": HEX, "crc32c": st.tuples(*[UINT32] * (1 if "/" in name else 2))})
+    for name in OBJECTS
+}
 RECORD = st.fixed_dictionaries(
     {
         "uid": UID,
         "fingerprint": st.just(RECIPE.fingerprint),
         "source_digest": HEX,
-        "row": INT32,
-        "digests": st.fixed_dictionaries(dict.fromkeys(OBJECTS, HEX)),
+        "row": st.integers(0, 40),
+        "objects": st.fixed_dictionaries(STORED),
+        "mask_name": st.sampled_from(["", "VerSe", "a"]),
+        "straightened": st.booleans(),
         "mask_source": st.sampled_from(list(MASK_SOURCE)),
         "levels": st.fixed_dictionaries(dict.fromkeys(LEVELS, LEVEL)),
         "overview_origin_mm": POINT,
         "fracture": st.dictionaries(st.sampled_from([*LEVELS, "patient_overall"]), st.integers(0, 1)),
         "boxes": st.lists(BOX, max_size=3),
-        "warnings": st.lists(st.text(max_size=5), max_size=2),
-        "facts": st.dictionaries(st.text(max_size=3), st.none() | st.text(max_size=3) | FLOAT),
+        "warnings": st.lists(
+            st.fixed_dictionaries({"code": st.sampled_from("ABC"), "text": st.text(max_size=5)}), max_size=3
+        ),
+        "facts": st.fixed_dictionaries(
+            {"slices": INT32, "spacing": st.lists(FLOAT32, min_size=3, max_size=3)}
+        ),
     }
 )
 
@@ -80,7 +96,17 @@ def expected_columns(record: dict[str, Any]) -> dict[str, Any]:
         "crop_origin_mm": [level["origin_mm"] or [np.nan] * 3 for level in levels],
         "overview_origin_mm": record["overview_origin_mm"],
         "source_digest": list(bytes.fromhex(record["source_digest"])),
-        "digest": [list(bytes.fromhex(record["digests"][name])) for name in OBJECTS],
+        "sha256": [list(bytes.fromhex(record["objects"][name]["sha256"])) for name in OBJECTS],
+        "image_crc32c": record["objects"]["image"]["crc32c"],
+        "mask_crc32c": record["objects"]["mask"]["crc32c"],
+        "overview_image_crc32c": record["objects"]["overview/image"]["crc32c"][0],
+        "overview_mask_crc32c": record["objects"]["overview/mask"]["crc32c"][0],
+        "label_share": [level["label_share"] for level in levels],
+        "island_voxels": [level["island_voxels"] for level in levels],
+        "island_distance_mm": [level["island_distance_mm"] for level in levels],
+        "straightened": record["straightened"],
+        "slices": record["facts"]["slices"],
+        "source_spacing_mm": record["facts"]["spacing"],
     }
 
 
@@ -109,6 +135,10 @@ def check_version(contents: list[dict[str, Any]]) -> None:
     assert len(store.table["box_study"]) == sum(len(content["boxes"]) for content in contents)
     for index, uid in enumerate(store.study_uids):
         boxes = np.flatnonzero(store.table["box_study"] == index)
+        codes = [warning["code"] for warning in by_uid[uid]["warnings"]]
+        counts = zip(store.table.warning_codes, store.table["warnings"][index].tolist(), strict=True)
+        assert {code: count for code, count in counts if count} == Counter(codes)
+        assert store.table.mask_names[store.table["mask_name"][index]] == by_uid[uid]["mask_name"]
         for name, expected in expected_columns(by_uid[uid]).items():
             np.testing.assert_array_equal(store.table[name][index], expected, err_msg=name)
         for name, expected in expected_boxes(by_uid[uid]).items():
@@ -117,7 +147,7 @@ def check_version(contents: list[dict[str, Any]]) -> None:
             )
 
 
-contents = st.lists(RECORD, max_size=4, unique_by=lambda content: content["uid"])
+contents = st.lists(RECORD, max_size=4, unique_by=(itemgetter("uid"), itemgetter("row")))
 
 
 @given(contents=contents)
@@ -136,7 +166,7 @@ def test_version_has_the_values_of_many_records(contents: list[dict[str, Any]]) 
 def test_uid_of_64_characters_is_stored(tmp_path: Path) -> None:
     """DICOM allows 64; the column is as wide, so such a UID has no zero at its end."""
     base = {"fingerprint": RECIPE.fingerprint, "source_digest": "00" * 32, "row": 0}
-    base |= {"digests": dict.fromkeys(OBJECTS, "00" * 32)}
+    base |= {"objects": no_objects()}
     base |= {"levels": {level: {"status": "absent"} for level in LEVELS}}
     writer = StoreWriter(tmp_path, RECIPE)
     uids = ["1" * 63, "1" * 64, "1" * 63 + "2"]
@@ -159,7 +189,7 @@ def test_refused_record_has_the_error(tmp_path: Path) -> None:
     assert record.refusal is not None
     assert (record.refusal.code, record.refusal.reason) == ("SLICE_GAP", "between 3.dcm and 5.dcm.")
     assert record.refusal.action == error.action != ""
-    assert (record.refusal.transient, record.row, record.digests) == (True, None, {})
+    assert (record.refusal.transient, record.row, record.objects) == (True, None, {})
     writer = StoreWriter(tmp_path, RECIPE)
     writer.write_record(record)
     assert writer.record("1.2") == record

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from spine_etl.errors import StudyWarning
 from spine_etl.store.record import Record
-from spine_etl.store.schema import ARRAY_NAMES
 from spine_etl.store.table import NO_FOLD, VersionTable, table_from_records
-from tests.store.tiny import BOX, RECIPE, refused_record
+from tests.store.tiny import BOX, RECIPE, no_objects, refused_record
 
 LEVELS = list(RECIPE.levels)
 
@@ -20,7 +20,7 @@ def record(uid: str, row: int = 0, slice_numbers: tuple[int, ...] = ()) -> Recor
             "fingerprint": RECIPE.fingerprint,
             "source_digest": "0" * 64,
             "row": row,
-            "digests": dict.fromkeys(ARRAY_NAMES, "0" * 64),
+            "objects": no_objects(),
             "levels": {level: {"status": "unlocated"} for level in LEVELS},
             "boxes": [BOX.model_copy(update={"slice_number": number}) for number in slice_numbers],
         }
@@ -60,13 +60,33 @@ def test_table_without_studies() -> None:
     assert table["fracture"].shape == (0, 2)
 
 
-def test_digest_without_rows_ignores_only_the_rows() -> None:
-    table, other_row, other_uid = (
-        table_from_records([one], LEVELS) for one in (record("1.2", 0), record("1.2", 1), record("1.3", 0))
-    )
-    assert table.digest(with_rows=False) == other_row.digest(with_rows=False)
-    assert table.digest(with_rows=True) != other_row.digest(with_rows=True)
-    assert table.digest(with_rows=False) != other_uid.digest(with_rows=False)
+def test_digests_ignore_rows_and_the_order_of_records() -> None:
+    def digests(*records: Record) -> dict[str, str]:
+        return table_from_records(records, LEVELS).digests()
+
+    expected = digests(record("1.2", 0, (7,)), record("1.3", 1, (8, 9)))
+    assert digests(record("1.3", 4, (8, 9)), record("1.2", 6, (7,))) == expected
+    other_uid = digests(record("1.2", 0, (7,)), record("1.4", 1, (8, 9)))
+    assert {name for name in expected if other_uid[name] != expected[name]} == {"study_uid_ascii"}
+    other_box = digests(record("1.2", 0, (7, 8)), record("1.3", 1, (9,)))
+    assert {name for name in expected if other_box[name] != expected[name]} == {"box_row"}
+
+
+def test_codes_are_sorted_and_only_those_in_use() -> None:
+    def warned(uid: str, *codes: str, mask_name: str = "") -> Record:
+        warnings = tuple(StudyWarning(code, "a text.") for code in codes)
+        return record(uid).model_copy(update={"warnings": warnings, "mask_name": mask_name})
+
+    old = table_from_records([warned("1.1", "B", "B"), warned("1.2", "C", mask_name="z")], LEVELS)
+    assert (old.mask_names, old.warning_codes) == (("", "z"), ("B", "C"))
+    assert old["warnings"].tolist() == [[2, 0], [0, 1]]
+    new = old.updated(table_from_records([warned("1.2", "A", mask_name="a"), warned("1.3")], LEVELS), {}, 5)
+    assert (new.mask_names, new.warning_codes) == (("", "a"), ("A", "B"))
+    assert new["warnings"].tolist() == [[0, 2], [1, 0], [0, 0]]
+    assert new["mask_name"].tolist() == [0, 1, 0]
+    at_once = [warned("1.1", "B", "B"), warned("1.2", "A", mask_name="a"), warned("1.3")]
+    expected = table_from_records([], LEVELS).updated(table_from_records(at_once, LEVELS), {}, 5)
+    assert new.digests() == expected.digests()
 
 
 def test_without_removes_studies_and_their_boxes() -> None:
@@ -78,10 +98,11 @@ def test_without_removes_studies_and_their_boxes() -> None:
 
 def test_updated_replaces_studies_and_keeps_folds() -> None:
     old = table_from_records([record(f"1.{n}", n, (n,)) for n in range(4)], LEVELS)
-    old = table_from_records([], LEVELS).updated(old, {"1.0": 1}, folds=2)
+    old = table_from_records([], LEVELS).updated(old, {"1.0": 1}, 2)
     assert old["fold"][0] == 1
     assert np.bincount(old["fold"]).tolist() == [2, 2]
-    new = old.updated(table_from_records([record("1.1", 9, (8,)), record("1.7", 8)], LEVELS), {"1.7": 0}, 2)
+    folds = {**dict(zip(old.study_uids, old["fold"].tolist(), strict=True)), "1.7": 0}
+    new = old.updated(table_from_records([record("1.1", 9, (8,)), record("1.7", 8)], LEVELS), folds, 2)
     assert new.study_uids == ["1.0", "1.1", "1.2", "1.3", "1.7"]
     assert new["row"].tolist() == [0, 9, 2, 3, 8]
     assert new["fold"].tolist() == [*old["fold"].tolist(), 0]

@@ -100,7 +100,7 @@ def test_folds_are_balanced_and_never_change(tmp_path: Path) -> None:
 
 
 def test_store_of_another_recipe_is_refused(store: Store) -> None:
-    other = RECIPE.model_copy(update={"folds": 4})
+    other = RECIPE.model_copy(update={"other_labels": {"T1": 8}})
     with pytest.raises(StoreFingerprintDiffers):
         StoreWriter(str(store.location), other)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spine_etl.recipe import Recipe
-from spine_etl.store.record import BoxRecord, LevelRecord, Record, Refusal
+from spine_etl.store.record import BoxRecord, LevelRecord, Record, Refusal, StoredObject
 from spine_etl.store.writer import StoreWriter
 
 RECIPE = Recipe.model_validate(
@@ -30,15 +30,21 @@ def voxels(seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def no_objects() -> dict[str, StoredObject]:
+    """Checksums of objects that do not exist, for records whose voxels no test reads."""
+    chunks = {"image": 2, "mask": 2, "overview/image": 1, "overview/mask": 1}
+    return {name: StoredObject(sha256="0" * 64, crc32c=(0,) * n) for name, n in chunks.items()}
+
+
 def write_study(writer: StoreWriter, uid: str, seed: int, *, positive: int = 0, first: int = 0) -> Record:
     """Write the row and the record of a study with ``voxels(seed)``."""
-    row, digests = writer.write_row(first, voxels(seed))
+    row, objects = writer.write_row(first, voxels(seed))
     record = Record(
         uid=uid,
         fingerprint=RECIPE.fingerprint,
         source_digest=f"{seed:064x}",
         row=row,
-        digests=digests,
+        objects=objects,
         mask_source="given",
         levels={
             "C1": LevelRecord(status="located", origin_mm=(1.0, 2.0, 3.5), coverage=0.75, volume_mm3=9.0),

@@ -69,7 +69,7 @@ def test_a_study_whose_worker_dies_three_times_is_refused(
     status, line, _ = build(phantom, store, "--dask", cluster.address)
     assert (status, line["processed"], line["unchanged"]) == (0, 1, 5)
     # Its fold differs, since folds are assigned in the order of arrival; its voxels are the same.
-    np.testing.assert_array_equal(open_store(store).table["digest"], undisturbed.table["digest"])
+    np.testing.assert_array_equal(open_store(store).table["sha256"], undisturbed.table["sha256"])
 
 
 def test_a_lost_scheduler_ends_the_run_and_the_next_run_resumes(
