@@ -96,6 +96,15 @@ def test_folders_are_32_deep_at_most(tmp_path: Path) -> None:
         open_source(tmp_path / "33.zip")
 
 
+def test_names_without_the_utf8_flag_are_cp437(tmp_path: Path) -> None:
+    """As Windows writes them: byte 0x82 is é, 0xE1 is ß."""
+    path = tmp_path / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a?b!/1.dcm", b"content")
+    path.write_bytes(path.read_bytes().replace(b"a?b!/", b"a\x82b\xe1/"))
+    assert contents(open_source(path)) == {"aébß/": None, "aébß/1.dcm": b"content"}
+
+
 @pytest.mark.parametrize("content", [b"", b"1", bytes(1000)])
 def test_member_is_as_long_as_listed_to_the_byte(tmp_path: Path, content: bytes) -> None:
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
