@@ -69,7 +69,9 @@ def build_dataset(
     # "Args:" because Prefect reads the descriptions of the form's fields from that notation only.
     try:
         with exclusive_run(store):
-            return _build(BuildRequest(source, store, recipe, workers, dask, localizer, 60 * settle_minutes))
+            return build_task(
+                BuildRequest(source, store, recipe, workers, dask, localizer, 60 * settle_minutes)
+            )
     except SpineError as caught:
         error = caught
     except Exception as caught:
@@ -95,7 +97,7 @@ def _is_transient(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_is_transient,
     cache_policy=NO_CACHE,
 )
-def _build(request: BuildRequest) -> dict[str, Any]:
+def build_task(request: BuildRequest) -> dict[str, Any]:
     summary = execute(plan_build(request))
     publish(summary)
     return summary.line()
