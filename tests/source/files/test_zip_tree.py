@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_member_of_more_than_two_gib_is_not_read(tmp_path: Path, field: str, siz
     """Two GiB are within the limit: the member is then compared with the archive, which is smaller."""
     with pytest.raises(OSError, match=reason):
         member(tmp_path, **{field: size}).open()
+
+
+def test_content_has_the_listed_crc(tmp_path: Path) -> None:
+    crc = zlib.crc32(b"content")
+    with member(tmp_path, crc=crc).open() as content:
+        assert content.read() == b"content"
+    for wrong in (0, crc ^ 1, crc ^ 1 << 31):
+        with pytest.raises(OSError, match=f"CRC-32 is not {wrong:08x}"):
+            member(tmp_path, crc=wrong).open()
 
 
 def test_folders_are_32_deep_at_most(tmp_path: Path) -> None:
