@@ -19,6 +19,7 @@ from spine_etl.recipe import Recipe
 from spine_etl.source.files import LocalFile, LocalFolder
 from spine_etl.source.layout import discover_studies
 from spine_etl.store.writer import StoreWriter
+from spine_etl.study_record import source_digest
 
 RECIPE = Recipe.model_validate(
     {
@@ -50,6 +51,7 @@ def stored(source: str, store: str, threads: int = 1, shuffled: bool = False) ->
         study = replace(study, folder=ShuffledFolder(Path(source) / "train_images" / study.uid))
     record = process_study(study, StoreWriter(store, RECIPE), threads=threads)
     assert record.refusal is None, record.refusal
+    assert source_digest(study, threads=threads) == record.source_digest
     running = hashlib.sha256(record.model_copy(update={"row": 0}).model_dump_json().encode())
     for key in OBJECTS:
         running.update((Path(store) / key.format(record.row)).read_bytes())
@@ -62,7 +64,7 @@ def main(source: str, store: str, *options: str) -> None:
     elif any(name.partition(".")[0] == "zarr" for name in sys.modules):
         sys.exit("zarr is imported already")
     shuffled = "shuffled" in options
-    digests = [("main thread", stored(source, store, 1, shuffled)) for _ in range(3)]
+    digests = [("main thread", stored(source, store, 1, shuffled)) for _ in range(2)]
     with ThreadPoolExecutor(4) as pool:
         digests.append(("thread", pool.submit(stored, source, store, 1, shuffled).result()))
         futures = [pool.submit(stored, source, store, threads, shuffled) for threads in (1, 1, 2, 3)]

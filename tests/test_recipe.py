@@ -155,6 +155,13 @@ def test_both_sides_of_a_limit(accepted: dict[str, Any], refused: dict[str, Any]
     assert [".".join(map(str, fault["loc"])).startswith(key) for fault in caught.value.errors()] == [True]
 
 
+def test_how_a_setting_is_written_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    """1 and 1.0 are one spacing, and only the levels have an order."""
+    crop = {"shape": [8, 10, 12], "spacing_mm": 1}
+    other = {"folds": 3, "crop": crop, **{key: CONTENT[key] for key in reversed(CONTENT) if key != "crop"}}
+    assert load_recipe(write_recipe(tmp_path, other)).fingerprint == recipe_with().fingerprint
+
+
 @pytest.mark.parametrize("spacing", [float("nan"), float("inf"), "wide", None])
 def test_spacing_that_is_not_a_number_is_refused(spacing: object) -> None:
     with pytest.raises(ValidationError):

@@ -70,7 +70,7 @@ def emit_failure_event(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any
         related=[
             {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
         ],
-        payload=_error_of(state).as_dict(),
+        payload=error_of(state).as_dict(),
     )
 
 
@@ -79,7 +79,8 @@ def _normalized(store: str) -> str:
     return store.rstrip("/") if "://" in store else str(Path(store).absolute())
 
 
-def _error_of(state: State[Any]) -> SpineError:
+def error_of(state: State[Any]) -> SpineError:
+    """The error of a run that failed; of a foreign error, nothing but that the run ended."""
     error = state.result(raise_on_failure=False) if state.data is not None else None
     if isinstance(error, SpineError):
         return error

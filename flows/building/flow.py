@@ -77,7 +77,7 @@ def build_dataset(
             request = BuildRequest(
                 source, store, recipe, workers, dask, localizer, 60 * settle_minutes, masks, label_names
             )
-            return _build(request)
+            return build_task(request)
     except SpineError as caught:
         error = caught
     except Exception as caught:
@@ -103,7 +103,7 @@ def _is_transient(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_is_transient,
     cache_policy=NO_CACHE,
 )
-def _build(request: BuildRequest) -> dict[str, Any]:
+def build_task(request: BuildRequest) -> dict[str, Any]:
     summary = execute(plan_build(request))
     publish(summary)
     return summary.line()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import quote
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -28,12 +30,14 @@ def page(summary: Summary) -> str:
     Studies are lists, not tables: a UID can have 64 digits, which would push the other columns off the page.
     """
     refused = [
-        f"{_link(summary.store, refusal['uid'])} `{refusal['code']}` {refusal['reason']} {refusal['action']}"
+        f"{_link(summary.store, refusal['uid'])} `{refusal['code']}` "
+        + _escaped(f"{refusal['reason']} {refusal['action']}")
         for refusal in summary.refusals
     ]
-    left = [f"{uid} changed {seconds:.0f} s ago." for uid, seconds in summary.left.items()]
+    left = [_escaped(f"{uid} changed {seconds:.0f} s ago.") for uid, seconds in summary.left.items()]
     warned = [
-        f"{_link(summary.store, uid)} {' '.join(f'`{w.code}` {w.text}' for w in warnings)}"
+        f"{_link(summary.store, uid)} "
+        + " ".join(f"`{warning.code}` {_escaped(warning.text)}" for warning in warnings)
         for uid, warnings in sorted(summary.warnings.items())
     ]
     parts, remaining = [_figures(summary)], _MAX_STUDIES
@@ -60,21 +64,32 @@ def _figures(summary: Summary) -> str:
     rows = [list(counts), ["---"] * len(counts), [str(count) for count in counts.values()]]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"Version **{summary.version}** of `{summary.store}`, root digest `{summary.root_digest}`.\n\n{table}"
+        f"Version **{summary.version}** of {_code(summary.store)}, root digest `{summary.root_digest}`."
+        f"\n\n{table}"
     )
 
 
 def _section(title: str, studies: list[str], limit: int) -> str:
     shown = studies[:limit]
     title = f"## {title}: {len(studies)}" + (f", the first {len(shown)}" if len(shown) < len(studies) else "")
-    return "\n".join([title, "", *(f"* {_one_line(study)}" for study in shown)]).strip()
+    return "\n".join([title, "", *(f"* {study}" for study in shown)]).strip()
 
 
-def _one_line(text: str) -> str:
-    """The text as a single Markdown list item, without HTML."""
-    return " ".join(text.split()).replace("<", "&lt;")
+def _escaped(text: str) -> str:
+    """Markdown that shows this text on one line: reasons quote names of files, which can be anything."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = re.sub(r"([\\`*_\[\]|~])", r"\\\1", line)
+    return re.sub(r"^(\d+)\.(?= |$)", r"\1\\.", line)  # a UID such as "1." would start a numbered list
+
+
+def _code(text: str) -> str:
+    """A code span of this text, on one line."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
 
 
 def _link(store: str, uid: str) -> str:
-    root = store if "://" in store else Path(store).as_uri()
-    return f"[{uid}]({root}/{Record.key(uid)})"
+    root = quote(store, safe=":/") if "://" in store else Path(store).as_uri()
+    return f"[{_escaped(uid)}]({root}/{Record.key(uid)})"

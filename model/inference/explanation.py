@@ -16,7 +16,7 @@ from model.device import choose_device
 from model.inference.calibration import probabilities
 from model.inference.metrics import FloatArray
 from model.inference.predictor import Predictor
-from model.inference.weights import ModelDescription, load_model
+from model.inference.weights import ModelDescription, constant_prediction, load_model
 from model.options import ExplainOptions
 from model.output import write_figure
 from spine_etl.store import Store, open_store
@@ -57,10 +57,7 @@ class ExplainedLevel:
 
 
 def explain_study(options: ExplainOptions) -> None:
-    """Draw the study into ``options.out``.
-
-    The curves are the CNN's slice probabilities without a temperature; those of the vertebrae and of the
-    patient use the run's. A patient without a located vertebra has the weighted prevalence.
+    """Write `study_figure` to ``options.out``.
 
     Raises
     ------
@@ -71,18 +68,27 @@ def explain_study(options: ExplainOptions) -> None:
     OutputUnwritable
         If the picture cannot be written, or its name does not end in .png.
     """
+    write_figure(options.out, study_figure(options))
+
+
+def study_figure(options: ExplainOptions) -> Figure:
+    """The figure of a study, with the patient's probability in its title.
+
+    The curves are the CNN's slice probabilities without a temperature; those of the vertebrae and of the
+    patient use the run's. A patient without a located vertebra has the run's `constant_prediction`, as in
+    the submission table. Errors are those of `explain_study`, except for the picture's.
+    """
     store = open_store(options.store, cache=options.cache)
     study = store.index(options.study)
     network, model = load_model(options.checkpoint, store)
     levels: list[ExplainedLevel | None] = [None] * len(store.levels)
-    patient = model.weighted_prevalence[-1]
+    patient = float(constant_prediction([model])[-1])
     if store.located()[study].any():
         device = choose_device(options.device)
         predictor = Predictor(network.to(device), model.view, store, device)
         levels, patient = _explained_levels(predictor, study, model.temperature)
     title = _title(store, study, model, patient)
-    figure = draw_study(title, levels, store.levels, store.recipe.crop.spacing_mm)
-    write_figure(options.out, figure)
+    return draw_study(title, levels, store.levels, store.recipe.crop.spacing_mm)
 
 
 def _explained_levels(

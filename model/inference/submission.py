@@ -18,22 +18,18 @@ from model.data.targets import Indices, study_labels
 from model.device import choose_device
 from model.inference.metrics import FloatArray, auroc, constant_baselines, pooled_auroc, weighted_log_loss
 from model.inference.predictor import Predictor
-from model.inference.weights import ModelDescription, load_model
+from model.inference.weights import ModelDescription, constant_prediction, load_model
 from model.options import PredictOptions
 from model.output import write_file
 from spine_etl.errors import CheckpointInvalid, FoldInvalid
 from spine_etl.store import Store, open_store
-
-_MIN_PROBABILITY = 0.01
-"""Bound of the constant: a level never fractured in the training folds may still be fractured."""
 
 
 def predict_store(options: PredictOptions) -> dict[str, Any] | None:
     """Write the table; with ``evaluate``, also print and return the score.
 
     A level that is not located, a study without any located level, and a study that the build refused get
-    the weighted prevalence of the training folds, the best constant there is, but never less than 1 % nor
-    more than 99 %. Warnings on standard error give their numbers.
+    `constant_prediction`. Warnings on standard error give their numbers.
 
     Raises
     ------
@@ -55,8 +51,7 @@ def predict_store(options: PredictOptions) -> dict[str, Any] | None:
         for network, model in models
     ]
     table = np.mean(predictions, axis=0)
-    constant = np.mean([model.weighted_prevalence for _, model in models], axis=0)
-    constant = constant.clip(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+    constant = constant_prediction([model for _, model in models])
     missing = np.isnan(table)
     table = np.where(missing, constant, table)
     without_crops = missing.all(axis=1)

@@ -9,10 +9,11 @@ Weights are read with safetensors or torch's ``weights_only=True``: neither runs
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from model.data.views import ViewSettings
+from model.inference.metrics import FloatArray
 from model.networks.cnn_lstm import CnnLstm, NetworkSettings
 from model.output import write_file
 from spine_etl.errors import CheckpointInvalid
@@ -28,6 +30,9 @@ from spine_etl.store import Store
 from spine_etl.windows import SOFT_TISSUE
 
 WEIGHTS, MODEL = "best.safetensors", "model.json"
+
+_MIN_PROBABILITY = 0.01
+"""Bound of a constant: a level never fractured in the training folds may still be fractured."""
 
 
 class ModelDescription(StrictModel):
@@ -60,6 +65,16 @@ class ModelDescription(StrictModel):
     temperature: float
     prevalence: list[float]
     weighted_prevalence: list[float]
+
+
+def constant_prediction(models: Sequence[ModelDescription]) -> FloatArray:
+    """(levels + 1,): the probabilities where nothing is located, for one or several runs.
+
+    They are the mean weighted prevalence of the runs' training folds, the best constant there is, but never
+    less than 1 % nor more than 99 %.
+    """
+    mean: FloatArray = np.mean([model.weighted_prevalence for model in models], axis=0)
+    return mean.clip(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
 
 
 def save_weights(path: Path, network: nn.Module) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 HELP = "verify every committed object of a store against its digest"
 
-_PROGRESS_INTERVAL_S = 5.0
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="folder or s3://bucket/prefix")
@@ -32,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from spine_etl.store.arrays import ARRAY_NAMES
 
     store = open_store(options.store, options.version)
-    faults = _check_store(store)
+    faults = check_store(store)
     studies, objects = len(store), len(store) * len(ARRAY_NAMES)
     if options.json:
         summary = {
@@ -51,15 +49,15 @@ def run(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _check_store(store: Store) -> list[SpineError]:
-    """Every fault in the store; progress is printed to standard error every few seconds."""
+def check_store(store: Store, progress_interval_s: float = 5.0) -> list[SpineError]:
+    """Every fault in the store; progress is printed to standard error, at most once per interval."""
     from spine_etl.store.check import check_study
 
     faults: list[SpineError] = []
     last_report = time.monotonic()
     for study in range(len(store)):
         faults += check_study(store, study)
-        if time.monotonic() - last_report > _PROGRESS_INTERVAL_S:
+        if time.monotonic() - last_report > progress_interval_s:
             last_report = time.monotonic()
             print(f"{study + 1} of {len(store)} studies read ...", file=sys.stderr)
     return faults

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spine_etl import open_store
+from spine_etl.commands.check import check_store
 from tests.commands.conftest import run
 
 
@@ -23,6 +24,16 @@ def test_intact_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "version": 1,
         "root_digest": open_store(store).root_digest,
     }
+
+
+def test_progress_is_printed_once_per_interval(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = open_store(store)
+    assert check_store(opened, progress_interval_s=0) == []
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == ["1 of 2 studies read ...", "2 of 2 studies read ..."]
+    assert printed.out == ""
+    assert check_store(opened, progress_interval_s=3600) == []
+    assert capsys.readouterr().err == ""
 
 
 def test_each_damaged_object_is_named(

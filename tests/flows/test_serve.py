@@ -27,8 +27,9 @@ def serve(home: Path, *more: str, settings: Mapping[str, str] = {}) -> subproces
     command = [sys.executable, "-m", "flows.serve", "--recipe", "quick", *more]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     return subprocess.Popen(
-        command, cwd=ROOT, env={**environment, "PREFECT_HOME": str(home), **settings}, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        command, cwd=ROOT, env={**environment, "PREFECT_HOME": str(home), **settings},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 

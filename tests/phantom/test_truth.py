@@ -53,6 +53,21 @@ def test_masks_align_with_their_ct_in_millimetres(written: list[Any]) -> None:
         assert np.median(surroundings) < 150
 
 
+def test_air_is_minus_1000_hu_in_every_pixel_format(written: list[Any]) -> None:
+    """The mean of the air before the neck. Noise is symmetric; below -1024 is outside the circle."""
+    formats = set()
+    for study in written:
+        before = study.hu[:, : study.hu.shape[1] // 4]
+        is_air = (before >= -1024) & (before < -900)
+        air = before[ndimage.binary_erosion(is_air, np.ones((1, 3, 3)), iterations=2)]  # without the skin
+        if air.size < 20_000:
+            continue
+        assert air.mean() == pytest.approx(-1000, abs=0.4)
+        header = study.datasets[0]
+        formats.add((header.BitsStored, header.PixelRepresentation, float(header.RescaleIntercept)))
+    assert formats == {(12, 0, -1024.0), (16, 1, -1024.0), (16, 1, 0.0)}
+
+
 def test_flip_formula_holds_for_head_to_foot_studies(written: list[Any]) -> None:
     head_to_foot = [study for study in masked(written) if not study.truth.scan.foot_to_head]
     assert len(head_to_foot) >= 3

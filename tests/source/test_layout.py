@@ -89,6 +89,20 @@ def test_two_segmentations_refuse_the_study(source: Path) -> None:
     assert studies_by_uid(source)["1.10"].problem is None
 
 
+def test_layout_is_found_in_the_only_folder_of_a_source(source: Path, tmp_path: Path) -> None:
+    root = tmp_path / "download"
+    root.mkdir()
+    for name in ("train_images", "segmentations", "train.csv", "train_bounding_boxes.csv"):
+        (source / name).rename(root / name)
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / "README").write_text("")
+    assert list(studies_by_uid(tmp_path)) == ["1.10", "1.2", "1.3"]
+    assert studies_by_uid(tmp_path)["1.2"].labels == {"patient_overall": 1, "C1": 0, "C2": 1}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SourceNotFound, match="no folder train_images"):
+        discover_studies(tmp_path, LEVELS)
+
+
 def test_source_without_studies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound, match="train_images"):
         discover_studies(tmp_path, LEVELS)

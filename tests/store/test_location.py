@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spine_etl.errors import StoreNotFound, StoreUnreachable, StoreWriteFailed
-from spine_etl.store.location import LocalLocation, open_location
+from spine_etl.store.location import LocalLocation, Location, open_location
 from spine_etl.store.writer import StoreWriter
 from tests.store.tiny import RECIPE, voxels
 
@@ -66,32 +67,44 @@ CALLS = st.lists(
 )
 
 
+def check_calls(location: Location, calls: list[tuple[str, str, bytes]]) -> dict[str, bytes]:
+    """Make the calls on an empty location and on a dict; returns the dict."""
+    expected: dict[str, bytes] = {}
+    for call, key, content in calls:
+        if call == "reopen":  # as in another process
+            location = pickle.loads(pickle.dumps(location))  # noqa: S301
+        elif call == "write":
+            location.write(key, content)
+            expected[key] = content
+        elif call == "create" and key in expected:
+            with pytest.raises(FileExistsError):
+                location.create(key, content)
+        elif call == "create":
+            location.create(key, content)
+            expected[key] = content
+        elif call == "read" and key not in expected:
+            with pytest.raises(FileNotFoundError):
+                location.read(key)
+        elif call == "read":
+            assert location.read(key) == expected[key]
+        assert location.exists(key) == (key in expected)
+    return expected
+
+
 @given(calls=CALLS)
 @settings(deadline=None)
-def test_location_is_a_dict(calls: list[tuple[str, str, bytes]]) -> None:
+def test_local_location_is_a_dict(calls: list[tuple[str, str, bytes]]) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY, prefix="location-") as folder:
-        location, expected = open_location(folder), dict[str, bytes]()
-        for call, key, content in calls:
-            if call == "reopen":  # as in another process
-                location = pickle.loads(pickle.dumps(location))  # noqa: S301
-            elif call == "write":
-                location.write(key, content)
-                expected[key] = content
-            elif call == "create":
-                if key in expected:
-                    with pytest.raises(FileExistsError):
-                        location.create(key, content)
-                else:
-                    location.create(key, content)
-                    expected[key] = content
-            elif call == "read" and key not in expected:
-                with pytest.raises(FileNotFoundError):
-                    location.read(key)
-            elif call == "read":
-                assert location.read(key) == expected[key]
-            assert location.exists(key) == (key in expected)
+        expected = check_calls(open_location(folder), calls)
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in files} == expected
+
+
+@pytest.mark.integration
+@given(calls=CALLS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_location_on_s3_is_a_dict(s3_bucket: str, calls: list[tuple[str, str, bytes]]) -> None:
+    check_calls(open_location(f"{s3_bucket}/{uuid.uuid4()}"), calls)
 
 
 @pytest.mark.parametrize("address", ["s3://", "s3:///a", "gs://bucket/a", "s3://bucket/a?b=c"])

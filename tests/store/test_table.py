@@ -10,6 +10,7 @@ from spine_etl.store.table import NO_FOLD, VersionTable, table_from_records
 from tests.store.tiny import BOX, RECIPE, no_objects, refused_record
 
 LEVELS = list(RECIPE.levels)
+UIDS = ("1.3", "1.1", "1.2")
 
 
 def record(uid: str, row: int = 0, slice_numbers: tuple[int, ...] = ()) -> Record:
@@ -38,6 +39,18 @@ def test_studies_and_their_boxes_are_sorted_by_uid() -> None:
     assert table["row"].tolist() == [4, 3, 5]
     assert boxes_by_uid(table) == [("1.10", 9), ("1.3", 7), ("1.3", 3)]
     assert table.rows == 6
+
+
+def test_many_boxes_of_a_study_keep_their_order() -> None:
+    """More than sixteen, from where on numpy's default sort is not stable."""
+    numbers = {uid: tuple(np.random.default_rng(int(uid[2:])).permutation(300).tolist()) for uid in UIDS}
+    table = table_from_records([record(uid, row, numbers[uid]) for row, uid in enumerate(UIDS)], LEVELS)
+    newer = table_from_records([record("1.4", 9, (5, 3))], LEVELS)
+    for version in (table, table_from_records([], LEVELS).updated(table, {}, 5)):
+        assert boxes_by_uid(version) == [(uid, number) for uid in sorted(UIDS) for number in numbers[uid]]
+    kept = [(uid, number) for uid in ("1.2", "1.3") for number in numbers[uid]]
+    updated = table.without({"1.1"}).updated(newer, {}, 5)
+    assert boxes_by_uid(updated) == [*kept, ("1.4", 5), ("1.4", 3)]
 
 
 def test_values_that_are_unknown() -> None:

@@ -1,10 +1,12 @@
-"""Which studies a build processes, and which it leaves because they may still be being copied."""
+"""Which studies of a phantom a build processes, and which it leaves for the next.
+
+`tests.flows.building.test_plan_outcomes` has every outcome, and the limit of the settling time.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -72,13 +74,6 @@ def test_studies_copied_just_now_are_left(source: Path, tmp_path: Path) -> None:
     assert StoreWriter(tmp_path / "store", RECIPE).latest() is None
 
 
-def test_settled_studies_are_pending(source: Path, tmp_path: Path) -> None:
-    time.sleep(0.6)
-    plan = plan_of(source, tmp_path, 0.5)
-    assert [study.uid for study in plan.pending] == uids(source)
-    assert plan.unsettled == {}
-
-
 def test_no_study_waits_if_settle_is_zero(source: Path, tmp_path: Path) -> None:
     assert len(plan_of(source, tmp_path).pending) == 3
 
@@ -101,21 +96,13 @@ def test_a_changing_study_is_left_and_committed_studies_stay(source: Path, tmp_p
     assert second.refusals[0]["uid"] == "1.2.3.4"
 
 
-def test_a_study_waits_for_its_segmentation(source: Path, tmp_path: Path) -> None:
-    time.sleep(0.6)
-    mask = sorted((source / "segmentations").iterdir())[0]
-    mask.write_bytes(mask.read_bytes())
-    assert list(plan_of(source, tmp_path, 0.5).unsettled) == [mask.name.removesuffix(".nii")]
-
-
 def test_all_new_studies_wait_for_the_tables(source: Path, tmp_path: Path) -> None:
     build(source, tmp_path)
-    time.sleep(0.6)
     labels = (source / "train.csv").read_text().splitlines(keepends=True)
     (source / "train.csv").write_text("".join(labels[:2]))  # partly copied
-    assert len(plan_of(source, tmp_path, 0.5).unsettled) == 2
+    assert len(plan_of(source, tmp_path, HOUR_S).unsettled) == 2
     (source / "train.csv").write_text("".join(labels))
-    plan = plan_of(source, tmp_path, 0.5)
+    plan = plan_of(source, tmp_path, HOUR_S)
     assert (plan.committed, plan.unsettled, plan.pending) == (3, {}, [])
 
 

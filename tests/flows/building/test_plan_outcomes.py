@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flows.building.plan import Plan, plan_build
 from flows.building.request import BuildRequest
-from spine_etl.localization import Localization
-from spine_etl.recipe import Recipe
+from model.localizer.localizer import Localizer
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
@@ -26,6 +24,7 @@ from tests.flows.building.tiny_source import (
     transiently_refused,
     write_source,
 )
+from tests.model.localizer.untrained import save_untrained_fold
 from tests.store.tiny import RECIPE
 
 UID, OTHER = "1.2.3", "1.2.4"
@@ -64,9 +63,19 @@ def prepare(tmp_path: Path, store: Store, before: Content = OLD) -> StoreWriter:
     return writer
 
 
-def plan_of(tmp_path: Path, settle_s: float = 0, now: Callable[[], float] | None = None) -> Plan:
+def plan_of(
+    tmp_path: Path,
+    settle_s: float = 0,
+    now: Callable[[], float] | None = None,
+    localizer: str | None = None,
+) -> Plan:
     request = BuildRequest(
-        str(tmp_path / "source"), str(tmp_path / "store"), RECIPE, workers=1, settle_s=settle_s
+        str(tmp_path / "source"),
+        str(tmp_path / "store"),
+        RECIPE,
+        workers=1,
+        settle_s=settle_s,
+        localizer=localizer,
     )
     return plan_build(request, now) if now else plan_build(request)
 
@@ -162,26 +171,18 @@ def test_a_study_that_cannot_be_read_is_pending_in_every_build(fault: str, tmp_p
         writer.write_record(refused(discovered(source)))
 
 
-class AnotherLocalizer:
-    """Stands for a localizer that predicted the study's levels."""
-
-    digest = "d" * 32
-
-    def localize(self, image: np.ndarray, recipe: Recipe) -> Localization:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize(("mask", "expected"), [(None, "pending"), ("a mask", "finished")])
-def test_only_studies_without_a_mask_depend_on_the_localizer(
-    mask: str | None, expected: str, tmp_path: Path
-) -> None:
-    writer = prepare(tmp_path, NOTHING, replace(OLD, mask=mask))
-    study = discovered(tmp_path / "source")
-    record = stored(study, 0).model_copy(
-        update={"source_digest": source_digest(study, localizer=AnotherLocalizer())}
-    )
-    writer.write_record(record)
-    assert outcome(plan_of(tmp_path)) == expected
+def test_only_studies_without_a_mask_depend_on_the_localizer(tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("another", 2)):
+        save_untrained_fold(tmp_path / name, RECIPE, seed=seed)
+    write_source(tmp_path / "source", {UID: replace(OLD, mask=None), OTHER: OLD})
+    writer = StoreWriter(tmp_path / "store", RECIPE)
+    localizer = Localizer(tmp_path / "one")
+    for row, study in enumerate(discover_studies(tmp_path / "source", list(RECIPE.levels))):
+        digest = source_digest(study, localizer=localizer)
+        writer.write_record(stored(study, row).model_copy(update={"source_digest": digest}))
+    for name, expected in (("one", "finished"), ("another", "pending"), (None, "pending")):
+        plan = plan_of(tmp_path, localizer=name and str(tmp_path / name))
+        assert (outcome(plan), outcome(plan, OTHER)) == (expected, "finished"), name
 
 
 def test_a_refusal_for_its_name_is_repeated_without_processing(tmp_path: Path) -> None:

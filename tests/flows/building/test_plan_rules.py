@@ -57,6 +57,7 @@ class Plans(RuleBasedStateMachine):
         self.records: dict[str, Entry] = {}
         self.newest: dict[str, Content] = {}
         self.committed_rows = 0
+        self.has_version = False
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -109,6 +110,9 @@ class Plans(RuleBasedStateMachine):
             self.check_summary(summary, unchanged, finished, ends[: len(processed)], len(plan.unsettled))
             self.commit_expected([*finished, *(record.uid for record in processed)])
             self.check_version()
+            # A version without studies means that all are refused, never that all are being copied.
+            self.has_version = self.has_version or bool(finished or processed)
+            assert (summary.version > 0) == self.has_version
 
     def expected_plan(self) -> tuple[list[str], list[str], list[str]]:
         """UIDs: unchanged in the newest version, with a valid record, and to be built."""

@@ -168,54 +168,77 @@ def test_epoch_has_each_study_once_on_any_ranks(
         assert [study for batch in rest for study in batch.studies.tolist()] == parts[0][position:]
 
 
-@settings(max_examples=8, deadline=None)
-@given(seed=SEEDS)
-def test_slice_targets_follow_the_rules(build_store: Callable[..., Store], seed: int) -> None:
-    random = np.random.default_rng(seed)
-    fracture = {name: int(random.integers(0, 2)) for name in ("C1", "C2") if random.random() < 0.8}
-    status = {name: random.random() < 0.8 for name in ("C1", "C2")}
+Study = tuple[dict[str, int], dict[str, bool], list[tuple[str | None, dict[str, Any]]]]
+
+
+def random_study(random: np.random.Generator) -> Study:
+    """Labels, which levels are located, and up to four boxes with their corners in the crops."""
+    fracture = {name: int(random.random() < 0.7) for name in ("C1", "C2") if random.random() < 0.8}
+    is_located = {name: random.random() < 0.8 for name in ("C1", "C2")}
     boxes = []
-    for _ in range(int(random.integers(0, 4))):
+    for _ in range(int(random.integers(0, 5))):
         level = [None, "C1", "C2"][int(random.integers(3))]
         corners = {}
         for name in ("C1", "C2"):
-            if status[name]:
+            if is_located[name]:
                 low = random.integers(-4, 12, 3) / 2
                 corners[name] = (*low.tolist(), *(low + random.integers(1, 6, 3) / 2).tolist())
         boxes.append((level, corners))
-    fields = {
+    return fracture, is_located, boxes
+
+
+def record_fields(study: Study) -> dict[str, Any]:
+    fracture, is_located, boxes = study
+    return {
         "fracture": fracture,
         "levels": {
             name: LevelRecord(status="located", origin_mm=(0.0, 0.0, 0.0)) if located
             else LevelRecord(status="absent")
-            for name, located in status.items()
+            for name, located in is_located.items()
         },
         "boxes": tuple(
             BoxRecord(x=0, y=0, width=1, height=1, slice_number=1, level=level, in_crops=corners)
             for level, corners in boxes
         ),
     }  # fmt: skip
+
+
+def expected_slice(study: Study, name: str, z: int) -> tuple[int, list[float]]:
+    """Label and box of a slice: y0, x0, y1, x1, around all boxes of the level that cross it."""
+    fracture, is_located, boxes = study
+
+    def crosses(corners: dict[str, Any]) -> bool:
+        return name in corners and corners[name][0] < z + 0.5 and corners[name][3] > z - 0.5
+
+    own = [corners for level, corners in boxes if level == name]
+    if not is_located[name] or name not in fracture:
+        label = -1
+    elif fracture[name] == 0:
+        label = 0
+    elif any(crosses(corners) for corners in own):
+        label = 1
+    elif not own or any(crosses(corners) for level, corners in boxes if level is None):
+        label = -1
+    else:
+        label = 0
+    shown = [corners[name] for corners in own if fracture.get(name) == 1 and crosses(corners)]
+    if not shown:
+        return label, [0, 0, -1, -1]
+    low, high = np.min([box[1:3] for box in shown], axis=0), np.max([box[4:6] for box in shown], axis=0)
+    return label, [*low.tolist(), *high.tolist()]
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=SEEDS)
+def test_slice_targets_follow_the_rules(build_store: Callable[..., Store], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    studies = [random_study(random) for _ in range(8)]
+    fields = {number: record_fields(study) for number, study in enumerate(studies)}
     with TemporaryDirectory() as folder:
-        targets = Targets(build_store(Path(folder) / "store", 1, {0: fields}))
-    for column, name in enumerate(("C1", "C2")):
-        for z in range(6):
-
-            def crosses(corners: dict[str, Any], name: str = name, z: int = z) -> bool:
-                return name in corners and corners[name][0] < z + 0.5 and corners[name][3] > z - 0.5
-
-            own = [corners for level, corners in boxes if level == name]
-            if not status[name] or name not in fracture:
-                expected = -1
-            elif fracture[name] == 0:
-                expected = 0
-            elif any(crosses(corners) for corners in own):
-                expected = 1
-            elif not own or any(crosses(corners) for level, corners in boxes if level is None):
-                expected = -1
-            else:
-                expected = 0
-            assert targets.slice_fracture[0, column, z] == expected
-            shown = [corners[name] for corners in own if fracture.get(name) == 1 and crosses(corners)]
-            enclosing = [min(b[1] for b in shown), min(b[2] for b in shown), max(b[4] for b in shown),
-                         max(b[5] for b in shown)] if shown else [0, 0, -1, -1]  # fmt: skip
-            assert targets.slice_box[0, column, z].tolist() == enclosing
+        targets = Targets(build_store(Path(folder) / "store", len(studies), fields))
+    for number, study in enumerate(studies):
+        for column, name in enumerate(("C1", "C2")):
+            for z in range(6):
+                label, box = expected_slice(study, name, z)
+                assert targets.slice_fracture[number, column, z] == label
+                assert targets.slice_box[number, column, z].tolist() == box

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.data.targets import NO_BOX, Targets, split, with_crops
 from spine_etl.errors import FoldInvalid
@@ -38,6 +42,31 @@ def test_split_needs_crops_and_labels(tmp_path: Path, build_store: Build) -> Non
     store = build_store(tmp_path, 12, {2: unlabelled, 3: without})
     assert with_crops(store).tolist() == [0, 1, 2, *range(4, 12)]
     assert sorted(np.concatenate(split(store, 0))) == [0, 1, *range(4, 12)]
+
+
+@given(seed=st.integers(0, 2**32 - 1), folds=st.integers(2, 5))
+@settings(max_examples=100, deadline=None)
+def test_each_usable_study_is_held_out_once_and_never_trained_on_then(seed: int, folds: int) -> None:
+    """Usable: at least one level located, and a known label of the patient."""
+    random = np.random.default_rng(seed)
+    fold = np.concatenate([np.arange(folds), random.integers(0, folds, 20)])
+    overall = np.concatenate([np.ones(folds, int), random.integers(-1, 2, 20)])
+    located = np.concatenate([np.ones((folds, 2), bool), random.random((20, 2)) < 0.6])
+    shuffled = random.permutation(len(fold))
+    fold, overall, located = fold[shuffled], overall[shuffled], located[shuffled]
+    store: Any = SimpleNamespace(
+        table={"fold": fold, "patient_overall": overall},
+        located=lambda: located,
+        recipe=SimpleNamespace(folds=folds),
+    )
+    usable = [k for k in range(len(fold)) if overall[k] >= 0 and (located[k][0] or located[k][1])]
+    everywhere: list[int] = []
+    for number in range(folds):
+        train, held_out = (part.tolist() for part in split(store, number))
+        assert train == [k for k in usable if fold[k] != number]
+        assert held_out == [k for k in usable if fold[k] == number]
+        everywhere += held_out
+    assert sorted(everywhere) == usable
 
 
 def test_unusable_folds_are_refused(tmp_path: Path, build_store: Build) -> None:

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from model.inference.explanation import ExplainedLevel, draw_study, explain_study, level_boxes
-from model.options import ExplainOptions
+from model.inference.explanation import (
+    ExplainedLevel,
+    draw_study,
+    explain_study,
+    level_boxes,
+    study_figure,
+)
+from model.inference.submission import predict_store
+from model.inference.weights import MODEL
+from model.options import ExplainOptions, PredictOptions
 from spine_etl.errors import StudyNotInStore
 from spine_etl.store import Store
 from spine_etl.store.record import BoxRecord, LevelRecord
@@ -34,6 +42,28 @@ def test_study_without_crops_is_drawn(
     out = tmp_path / "study.png"
     explain_study(ExplainOptions(str(store.location), run, store.study_uids[1], out, device="cpu"))
     assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("prevalence", "shown"),
+    [("1.0", 0.99), ("0.991", 0.99), ("0.98", 0.98), ("0.02", 0.02), ("0.009", 0.01), ("0.0", 0.01)],
+)
+def test_study_without_crops_has_the_constant_of_the_submission(
+    tmp_path: Path,
+    build_store: Callable[..., Store],
+    write_run: Callable[..., Path],
+    prevalence: str,
+    shown: float,
+) -> None:
+    absent = LevelRecord(status="absent")
+    store = build_store(tmp_path / "store", 3, {1: {"levels": {"C1": absent, "C2": absent}}})
+    run = write_run(tmp_path / "run", store)
+    (run / MODEL).write_text((run / MODEL).read_text().replace("0.15,0.25,0.45", f"0.15,0.25,{prevalence}"))
+    out, uid = tmp_path / "table.csv", store.study_uids[1]
+    figure = study_figure(ExplainOptions(str(store.location), run, uid, tmp_path / "x.png", device="cpu"))
+    assert f": patient {shown:.2f} " in figure.get_suptitle()
+    predict_store(PredictOptions(str(store.location), (run,), out, device="cpu"))
+    assert f"{uid}_patient_overall,{shown:.6f}\n" in out.read_text()
 
 
 def test_level_has_its_own_boxes_and_those_of_no_level(

@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchmetrics import AUROC, ROC, CalibrationError
 
 from model.inference.calibration import fit_temperature
 from model.inference.curves import reliability_curve, roc_curve
@@ -54,6 +56,38 @@ def test_loss_equals_a_plain_loop_in_any_order_of_the_studies(seed: int) -> None
         assert loss == pytest.approx(plain_loss(labels, chances, convention == "per_study"), rel=1e-9)
         assert loss == pytest.approx(weighted_log_loss(labels[shuffled], chances[shuffled], convention))
         assert 0 <= loss <= -math.log(1e-7) + 1e-9
+
+
+@TABLES
+@given(SEEDS)
+def test_loss_and_areas_are_those_of_torch_and_torchmetrics(seed: int) -> None:
+    labels, chances = table(seed)
+    weights = np.array([1, 1, 1, 7]) * np.where(labels == 1, 2, 1) * (labels >= 0)
+    given_labels = torch.tensor(np.maximum(labels, 0), dtype=torch.float64)
+    inside = torch.tensor(chances.clip(1e-7, 1 - 1e-7))
+    summed = torch.nn.functional.binary_cross_entropy(
+        inside, given_labels, weight=torch.tensor(weights, dtype=torch.float64), reduction="sum"
+    )
+    assert weighted_log_loss(labels, chances) == pytest.approx(float(summed) / weights.sum(), rel=1e-9)
+    metric = AUROC(task="multilabel", num_labels=4, average="none", ignore_index=-1)
+    expected = metric(torch.tensor(chances, dtype=torch.float64), torch.tensor(labels))
+    np.testing.assert_allclose(auroc(labels, chances), expected, atol=1e-6)
+
+
+@TABLES
+@given(SEEDS)
+def test_curves_are_those_of_torchmetrics(seed: int) -> None:
+    """The expected calibration error is the mean distance of the reliability curve from the diagonal."""
+    random = np.random.default_rng(seed)
+    labels, scores = random.integers(0, 2, 50), random.random(50)
+    labels[:2] = 0, 1
+    tensors = torch.tensor(scores), torch.tensor(labels)
+    rates = ROC(task="binary")(*tensors)
+    np.testing.assert_allclose(roc_curve(labels, scores), torch.stack(rates[:2]), atol=1e-6)
+    predicted, observed, count = reliability_curve(labels, scores)
+    error = (np.abs(predicted - observed) * count).sum() / 50
+    assert count.sum() == 50
+    assert error == pytest.approx(float(CalibrationError(task="binary", n_bins=10)(*tensors)), abs=1e-6)
 
 
 def test_perfect_and_certainly_wrong_predictions_are_at_the_bounds() -> None:

@@ -14,6 +14,7 @@ from model.inference.weights import (
     MODEL,
     WEIGHTS,
     ModelDescription,
+    constant_prediction,
     load_model,
     load_trunk_weights,
     load_weights,
@@ -159,3 +160,34 @@ def test_new_runs_are_of_format_2(tmp_path: Path, tiny_store: Store) -> None:
     save_weights(tmp_path / WEIGHTS, CnnLstm(SMALL, channels=3, levels=2))
     assert json.loads((tmp_path / MODEL).read_text())["format"] == 2
     assert load_model(tmp_path, tiny_store)[1].view.kind == "windows"
+
+
+def described(weighted: list[float]) -> ModelDescription:
+    return ModelDescription(
+        recipe="quick", network=SMALL, view=ViewSettings(), levels=["C1", "C2"], fingerprint="", version=1,
+        root_digest="", fold=0, temperature=1.0, prevalence=[0.5] * 3, weighted_prevalence=weighted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prevalence", "constant"),
+    [
+        (0.0, 0.01),
+        (0.0099, 0.01),
+        (0.0101, 0.0101),
+        (0.5, 0.5),
+        (0.9899, 0.9899),
+        (0.9901, 0.99),
+        (1.0, 0.99),
+    ],
+)
+def test_constant_is_between_1_and_99_percent(prevalence: float, constant: float) -> None:
+    assert constant_prediction([described([0.3, prevalence, 0.7])]).tolist() == pytest.approx(
+        [0.3, constant, 0.7], abs=1e-12
+    )
+
+
+def test_constant_of_several_runs_is_bounded_after_the_mean() -> None:
+    """0 and 0.04 make 0.02, not the mean of 0.01 and 0.04."""
+    constants = constant_prediction([described([0.0, 0.2, 1.0]), described([0.04, 0.4, 1.0])])
+    assert constants.tolist() == pytest.approx([0.02, 0.3, 0.99], abs=1e-12)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from model.localizer.network import (
     FcnSettings,
@@ -80,3 +83,38 @@ def test_surrounding_air_does_not_change_probabilities() -> None:
     large[8:24, 4:20, 8:24] = small
     inside = class_probabilities(network, large, SMALL.multiple)[:, 8:24, 4:20, 8:24]
     np.testing.assert_allclose(inside, class_probabilities(network, small, SMALL.multiple), atol=1e-5)
+
+
+class OwnValue(nn.Module):
+    """Logits of two classes, 0 and ten times the input: each voxel depends on itself alone."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        assert all(size % 4 == 0 for size in values.shape[2:])
+        return torch.cat([torch.zeros_like(values), 10 * values], dim=1)
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 11)] * 3),
+    scanned=st.tuples(*[st.tuples(st.integers(0, 10), st.integers(1, 11))] * 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_voxel_of_an_odd_volume_has_its_own_probability(
+    shape: tuple[int, int, int], scanned: tuple[tuple[int, int], ...], seed: int
+) -> None:
+    """HU from 1 up in a block of any size at any position, air around it; scaled as (HU - 300) / 500."""
+    block = tuple(slice(min(a, n - 1), min(a, n - 1) + b) for (a, b), n in zip(scanned, shape, strict=True))
+    hu = np.full(shape, -1024, np.int16)
+    hu[block] = np.random.default_rng(seed).integers(1, 600, hu[block].shape)
+    found = class_probabilities(OwnValue(), torch.from_numpy(hu), multiple=4)
+    expected = np.where(hu > -1024, 1 / (1 + np.exp(-10 * (hu - 300.0) / 500)), 0)
+    np.testing.assert_allclose(found[1], expected, atol=1e-5)
+    np.testing.assert_allclose(found[0], 1 - expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("hu", "is_scanned"), [(-924, False), (-923, True), (-1024, False), (0, True)])
+def test_air_ends_at_minus_924_hu(hu: int, is_scanned: bool) -> None:
+    image = torch.full((5, 5, 5), -1024, dtype=torch.int16)
+    image[2, 3, 4] = hu
+    expected = (slice(2, 3), slice(3, 4), slice(4, 5)) if is_scanned else (slice(0, 1),) * 3
+    assert scanned_block(image) == expected

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.spatial.distance import dice as dice_dissimilarity
 
 from model.localizer.network import class_of_label
 from model.localizer.score import StudyScore, centres, crop_distances, dice, identified, summary
@@ -30,6 +34,73 @@ def test_identified_level_is_close_and_closest() -> None:
     predicted = np.array([[8.0, 0, 0], [7.0, 0, 0], [81.0, 0, 0], [np.nan] * 3])
     assert identified(truth, predicted).tolist() == [True, False, False, False]
     assert identified(truth, np.full((4, 3), np.nan)).tolist() == [False] * 4
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_centres_and_dice_are_those_of_scipy(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, predicted = random.integers(0, 5, (2, 3, 4, 5))
+    centre_of = ndimage.center_of_mass(np.ones(truth.shape), truth, [1, 2, 3])
+    found = centres(truth, 3, 3.0)
+    np.testing.assert_allclose(found, 3 * np.array(centre_of), rtol=1e-12)
+    for level, value in enumerate(dice(truth, predicted, 3), start=1):
+        expected = 1 - dice_dissimilarity((truth == level).ravel(), (predicted == level).ravel())
+        assert value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shift", range(-9, 10))
+def test_dice_of_a_shifted_cuboid_falls_linearly(shift: int) -> None:
+    """Of 8 slices, 8 - |shift| are in both."""
+    truth, predicted = np.zeros((30, 4, 5), int), np.zeros((30, 4, 5), int)
+    truth[11:19], predicted[11 + shift : 19 + shift] = 1, 1
+    assert dice(truth, predicted, 1)[0] == pytest.approx(max(0, 8 - abs(shift)) / 8)
+
+
+@pytest.mark.parametrize(
+    ("error_mm", "neighbour_mm", "is_identified"),
+    [
+        (20.0, 100.0, True),
+        (20.001, 100.0, False),
+        (-20.0, 100.0, True),
+        (-20.001, 100.0, False),
+        (14.999, 30.0, True),
+        (15.001, 30.0, False),  # the neighbour's true centre is nearer
+        (15.0, 30.0, True),  # as near
+    ],
+)
+def test_level_is_identified_up_to_20_mm(error_mm: float, neighbour_mm: float, is_identified: bool) -> None:
+    truth = np.array([[0.0, 5, 5], [neighbour_mm, 5, 5]])
+    predicted = np.array([[error_mm, 5, 5], [np.nan] * 3])
+    assert identified(truth, predicted).tolist() == [is_identified, False]
+    # The distance is that of all three axes: 12, 16 and 0 make 20.
+    oblique = np.array([[0.6 * error_mm, 5 + 0.8 * error_mm, 5], [np.nan] * 3])
+    alone = np.array([[0.0, 5, 5], [np.nan] * 3])
+    if abs(error_mm) not in (15.0, 20.0):  # not to depend on rounding
+        assert identified(alone, oblique)[0] == (abs(error_mm) < 20)
+
+
+def test_rate_is_over_the_levels_of_all_studies() -> None:
+    """One study with three levels of which two are identified, and one with its only one: 3 of 4."""
+    spine = np.array([[0.0, 0, 0], [30.0, 0, 0], [60.0, 0, 0]])
+    rest = np.ones(3), np.zeros((1, 1, 1), int)
+    one_wrong, only_last = spine.copy(), spine.copy()
+    one_wrong[2] += 21.0
+    only_last[:2] = np.nan
+    dices = np.array([0.9, 0.6, 0.2]), np.array([np.nan, np.nan, 0.8])
+    first = StudyScore(spine, one_wrong, dices[0], *rest)
+    second = StudyScore(only_last, only_last + np.array([0, 3.0, 4.0]), dices[1], *rest)
+    nothing = [
+        StudyScore(s.true_centres, np.full((3, 3), np.nan), s.dice * 0, *rest) for s in (first, second)
+    ]
+    figures = summary([(first, nothing[0]), (second, nothing[1])])
+    assert figures["identification_rate"] == 0.75
+    assert figures["hmm_gain"] == 0.75
+    assert figures["dice_levels"] == [0.9, 0.6, 0.5]
+    assert figures["dice_mean"] == pytest.approx((0.9 + 0.6 + 0.5) / 3, abs=1e-4)
+    assert figures["centre_error_mm"] == pytest.approx((0 + 0 + 21 * 3**0.5 + 5) / 4, abs=1e-4)
+    assert figures["without_hmm"]["centre_error_mm"] is None
+    assert figures["without_hmm"]["identification_rate"] == 0
 
 
 def test_summary_counts_levels_and_gain() -> None:

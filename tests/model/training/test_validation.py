@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.training.cached_features import CachedFeatures
 from model.training.validation import Validation, cached_loss, validation_split
@@ -40,6 +42,34 @@ def test_set_aside_patients_are_spread_evenly_over_each_kind() -> None:
     expected = [*fractured[[1, 5, 8]], *unfractured[[1, 5, 8, 11, 15, 18]]]
     assert validating.tolist() == sorted(expected)
     assert learning.tolist() == sorted(set(range(2, 32)) - set(expected))
+
+
+@given(
+    overall=st.lists(st.sampled_from([0, 1, -1]), min_size=4, max_size=60),
+    share=st.floats(0.01, 0.499),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_each_study_is_in_one_part_and_the_kinds_are_balanced_within_one(
+    overall: list[int], share: float, seed: int
+) -> None:
+    """Of each kind at least one is set aside, else its share rounded; order and gaps of indices are kept."""
+    labels = np.array([0, 0, 1, 1, *(max(label, 0) for label in overall)])
+    studies = np.sort(np.random.default_rng(seed).choice(200, len(labels), replace=False))
+    table = np.full(200, -1)
+    table[studies] = labels
+    store: Any = SimpleNamespace(table={"patient_overall": table})
+    learning, validating = validation_split(store, studies, share)
+    assert sorted([*learning.tolist(), *validating.tolist()]) == studies.tolist()
+    assert learning.tolist() == sorted(learning.tolist())
+    assert validating.tolist() == sorted(validating.tolist())
+    for label in (0, 1):
+        count, aside = (labels == label).sum(), (table[validating] == label).sum()
+        assert 1 <= aside < count
+        assert abs(aside - share * count) <= (0.5 if share * count >= 1 else 1)
+        chosen = np.flatnonzero(np.isin(studies[labels == label], validating))
+        ends = np.arange(1, aside + 1) * count / aside  # one in each of equal parts of the list
+        assert ((chosen < ends) & (chosen + 1 > ends - count / aside)).all()
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -123,6 +123,36 @@ def test_segmentation_that_changes_while_read_is_refused(study: Study) -> None:
         read_label_map(path)
 
 
+def test_files_and_folders_behind_links_are_listed(tmp_path: Path) -> None:
+    """A broken link is a file that cannot be read, so that it is not left out without an error."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "root").mkdir()
+    for name in ("folder", "file", "nothing"):
+        (tmp_path / "root" / f"link to {name}").symlink_to(tmp_path / name)
+    root = LocalFolder(tmp_path / "root")
+    files = {file.name: file for file in root.files()}
+    assert sorted(files) == ["link to file", "link to nothing"]
+    assert [folder.name for folder in root.folders()] == ["link to folder"]
+    with files["link to file"].open() as content:
+        assert content.read() == b"content"
+    with pytest.raises(FileNotFoundError):
+        files["link to nothing"].open()
+
+
+def test_modification_time_that_is_reached_counts(tmp_path: Path) -> None:
+    """A date in the future says nothing about the copy; once it has passed it is a change like any other."""
+    (tmp_path / "file").write_bytes(b"")
+    future = time.time() + 1
+    os.utime(tmp_path / "file", (future, future))
+    file = LocalFile(str(tmp_path / "file"))
+    changed = file.modified_at()
+    if time.time() < future:  # always, unless the machine is very busy
+        assert changed == (tmp_path / "file").stat().st_ctime < future
+    time.sleep(max(0, future - time.time()) + 0.01)
+    assert file.modified_at() == pytest.approx(future, abs=1e-6)
+
+
 def test_copy_with_preserved_dates_counts_as_modified_when_copied(study: Study) -> None:
     start = time.time() - 1  # the clock of a file system is coarse
     for path in [study.folder.path, *study.folder.path.iterdir()]:

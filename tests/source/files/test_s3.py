@@ -40,6 +40,7 @@ class Server(ThreadingHTTPServer):
         }
         self.status = {"list": 200, "get": 200}
         self.etags = dict.fromkeys(self.objects, "first")
+        self.page = 1000  # most entries of one listing, as on S3
         self.requests: list[str] = []
         self.conditions: list[str | None] = []
         self.lock, self.pause = threading.Lock(), threading.Event()
@@ -63,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.most_concurrent = max(self.server.most_concurrent, self.server.concurrent)
         status, content = self.server.status[kind], b""
         if status == 200 and kind == "list":
-            content = self._listing(query.get("prefix", [""])[0])
+            first = int(query.get("continuation-token", ["0"])[0])
+            content = self._listing(query.get("prefix", [""])[0], first)
         elif status == 200:
             status, content = (200, self.server.objects[key]) if key in self.server.objects else (404, b"")
         self.server.pause.wait(timeout=0.05)  # so that concurrent requests overlap
@@ -81,20 +83,23 @@ class _Handler(BaseHTTPRequestHandler):
         etag = self.server.etags[key]
         return f"<ETag>&quot;{etag}&quot;</ETag>" if etag else ""
 
-    def _listing(self, prefix: str) -> bytes:
+    def _listing(self, prefix: str, first: int) -> bytes:
+        """The entries from ``first`` on, as many as fit on a page."""
         below = [key.removeprefix(prefix) for key in self.server.objects if key.startswith(prefix)]
         folders = sorted({key.split("/")[0] for key in below if "/" in key})
-        files = "".join(
+        entries = [
             f"<Contents><Key>{prefix}{key}</Key><LastModified>{DATE}</LastModified>"
             f"{self._etag(prefix + key)}"
             f"<Size>{len(self.server.objects[prefix + key])}</Size></Contents>"
             for key in below
             if "/" not in key
-        )
-        prefixes = "".join(f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in folders)
-        return (
-            f"<ListBucketResult><IsTruncated>false</IsTruncated>{files}{prefixes}</ListBucketResult>".encode()
-        )
+        ]
+        entries += [f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in folders]
+        last = first + self.server.page
+        more = "<IsTruncated>false</IsTruncated>"
+        if last < len(entries):
+            more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>"
+        return f"<ListBucketResult>{more}{''.join(entries[first:last])}</ListBucketResult>".encode()
 
 
 @pytest.fixture
@@ -120,6 +125,19 @@ def study(server: Server) -> Study:
 def test_source_digest_takes_one_listing_and_reads_no_object(server: Server, study: Study) -> None:
     source_digest(study)
     assert server.requests == ["list"]
+
+
+@pytest.mark.parametrize("page", [7, 39, 40, 41])
+def test_listing_of_several_pages_is_complete(server: Server, study: Study, phantom: Path, page: int) -> None:
+    """S3 lists 1000 entries at a time: more slices or studies than that must not get lost."""
+    server.page = page
+    expected = {path.name for path in (phantom / "train_images" / study.uid).iterdir()}
+    assert len(expected) == 40
+    files = study.folder.files()
+    assert {file.name for file in files} == expected
+    assert len(files) == 40
+    assert len(server.requests) == -(-40 // page)
+    assert len(discover_studies(BUCKET, LEVELS)) == 3
 
 
 def test_source_digest_changes_with_an_etag(server: Server, study: Study) -> None:

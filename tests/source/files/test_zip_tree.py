@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_member_of_more_than_two_gib_is_not_read(tmp_path: Path, field: str, siz
         member(tmp_path, **{field: size}).open()
 
 
+def test_content_has_the_listed_crc(tmp_path: Path) -> None:
+    crc = zlib.crc32(b"content")
+    with member(tmp_path, crc=crc).open() as content:
+        assert content.read() == b"content"
+    for wrong in (0, crc ^ 1, crc ^ 1 << 31):
+        with pytest.raises(OSError, match=f"CRC-32 is not {wrong:08x}"):
+            member(tmp_path, crc=wrong).open()
+
+
 def test_folders_are_32_deep_at_most(tmp_path: Path) -> None:
     for depth in (32, 33):
         with zipfile.ZipFile(tmp_path / f"{depth}.zip", "w") as archive:
@@ -94,6 +104,15 @@ def test_folders_are_32_deep_at_most(tmp_path: Path) -> None:
     assert "a/" * 32 + "1.dcm" in contents(open_source(tmp_path / "32.zip"))
     with pytest.raises(ArchiveInvalid, match="unsafe path"):
         open_source(tmp_path / "33.zip")
+
+
+def test_names_without_the_utf8_flag_are_cp437(tmp_path: Path) -> None:
+    """As Windows writes them: byte 0x82 is é, 0xE1 is ß."""
+    path = tmp_path / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a?b!/1.dcm", b"content")
+    path.write_bytes(path.read_bytes().replace(b"a?b!/", b"a\x82b\xe1/"))
+    assert contents(open_source(path)) == {"aébß/": None, "aébß/1.dcm": b"content"}
 
 
 @pytest.mark.parametrize("content", [b"", b"1", bytes(1000)])
