@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flows.building.run_page import page
 from flows.building.summary import Summary
 from spine_etl.errors import StudyWarning
+from spine_etl.source.masks import NOT_NAMED, UnusedMask
 
 
 def summary(
@@ -48,6 +51,11 @@ Version **4** of `s3://bucket/store`, root digest `{"ab" * 32}`.
 * [3.1](s3://bucket/store/studies/3.1/record.json) `SLICES_UNEVEN` a warning. `SINGLE_SLICE` another.
 """
     )
+
+
+def test_unused_masks_are_listed() -> None:
+    shown = page(replace(summary(), unused_masks=[UnusedMask("a/1.2.nii.gz", NOT_NAMED)]))
+    assert shown.endswith(f"## Masks that were not used: 1\n\n* a/1.2.nii.gz {NOT_NAMED}.\n")
 
 
 def test_the_number_of_listed_studies_is_limited() -> None:
