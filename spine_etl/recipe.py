@@ -74,11 +74,8 @@ class Recipe(StrictModel):
     def fingerprint_of(self, schema_version: int, numbers_version: int) -> str:
         """The fingerprint under these versions of layout and numbers."""
         # The order of the levels is that of the store's level axis, so keys are not sorted.
-        content = [
-            schema_version,
-            numbers_version,
-            self.model_dump(mode="json", exclude={"name", "folds"}, exclude_defaults=True),
-        ]
+        settings = self.model_dump(mode="json", exclude={"name", "folds"}, exclude_defaults=True)
+        content = [schema_version, numbers_version, settings]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

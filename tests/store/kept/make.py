@@ -32,20 +32,8 @@ RECIPE = Recipe.model_validate(
 
 def write_store(source: Path, folder: Path) -> None:
     """Three versions: all studies, one with a duplicate slice; one refused; accepted again, in a new row."""
-    phantom = [
-        "phantom",
-        "--out",
-        str(source),
-        "--studies",
-        "4",
-        "--seed",
-        "3",
-        "--slices",
-        "60",
-        "--size",
-        "96",
-    ]
-    assert main([*phantom, "--masked-share", "0.75"]) == 0
+    options = f"--out {source} --studies 4 --seed 3 --slices 60 --size 96 --masked-share 0.75"
+    assert main(["phantom", *options.split()]) == 0
     writer = StoreWriter(folder, RECIPE)
     studies = list(discover_studies(source, list(RECIPE.levels)))
     duplicate = source / "train_images" / studies[2].uid / "999.dcm"
