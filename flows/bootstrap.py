@@ -1,7 +1,8 @@
 """Build a dataset of which only some studies are segmented: build, train a localizer, build again with it.
 
     python -m flows.bootstrap --source DIR (--store PATH | --datasets ROOT) --localizer FOLDER [--recipe FILE]
-                              [--epochs N] [--workers N | --dask tcp://...] [--settle MINUTES]
+                              [--masks FOLDER --masks-from NAMES] [--epochs N]
+                              [--workers N | --dask tcp://...] [--settle MINUTES]
 
 The first version contains the overview of every study, and the crops of the studies that have a segmentation.
 From those segmentations, one network per fold learns to find the vertebrae. The second version contains the

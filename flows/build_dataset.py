@@ -1,7 +1,8 @@
 """Build a dataset: a source of CT studies in, a committed version of a store out.
 
     python -m flows.build_dataset --source DIR (--store PATH | --datasets ROOT) [--recipe FILE]
-                                  [--localizer FOLDER] [--workers N | --dask tcp://...] [--settle MINUTES]
+                                  [--masks FOLDER --masks-from NAMES] [--localizer FOLDER]
+                                  [--workers N | --dask tcp://...] [--settle MINUTES]
 
 Exit status: 0 success; 3 some studies were refused (the others are in the store); 1 nothing could be built;
 2 the command line is wrong; 130 interrupted (run the command again to resume).

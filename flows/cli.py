@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 STORE_HELP = "folder or s3://bucket/prefix; created if it does not exist"
 DASK_ADDRESS = "tcp://HOST:PORT"
 DASK_HELP = "scheduler of a running Dask cluster"
+_LISTED_STUDIES = 10
+_UNKNOWN_IN_FOLDS = "{} studies of the table are neither in the version nor refused"
+_MISSING_IN_FOLDS = "{} studies are not in the table and got a fold as if there were none"
 _LISTED_MASKS = 5
 
 
@@ -56,6 +59,12 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
         metavar="NAMES",
         help="label numbers of --masks: rsna, verse, totalsegmentator-v1, -v2 or -v3 (without version: -v2), "
         "or a TOML file",
+    )
+    parser.add_argument(
+        "--folds",
+        type=not_empty,
+        metavar="FILE",
+        help="CSV table with the columns uid and fold, instead of the recipe's folds; later builds keep it",
     )
     return parser
 
@@ -110,6 +119,7 @@ def build_request(options: argparse.Namespace) -> BuildRequest:
         localizer=options.localizer,
         settle_s=options.settle,
         masks=options.masks,
+        folds=options.folds,
         label_names=load_label_names(options.masks_from) if options.masks_from else None,
     )
 
@@ -150,6 +160,13 @@ def print_summary(summary: Summary) -> None:
         listed = ", ".join(paths[:_LISTED_MASKS])
         more = f" and {len(paths) - _LISTED_MASKS} more" if len(paths) > _LISTED_MASKS else ""
         print_line(f"masks: {listed}{more}: {reason}; not used.")
+    for text, uids in (
+        (_UNKNOWN_IN_FOLDS, summary.folds_without_study),
+        (_MISSING_IN_FOLDS, summary.studies_without_fold),
+    ):
+        if uids:
+            more = ", ..." if len(uids) > _LISTED_STUDIES else ""
+            print_line(f"folds: {text.format(len(uids))}: {', '.join(uids[:_LISTED_STUDIES])}{more}.")
     if not summary.processed:
         print_line("Nothing new: no study was processed.")
     print_line(

@@ -1,7 +1,7 @@
 """Run the nightly build in one process: schedule it, run it, and show its runs in a browser.
 
     python -m flows.serve --source DIR --store PATH [--recipe FILE] [--cron "0 2 * * *"] [--localizer FOLDER]
-                          [--dask tcp://...] [--settle MINUTES]
+                          [--masks FOLDER --masks-from NAMES] [--dask tcp://...] [--settle MINUTES]
 
 Uses the Prefect server at PREFECT_API_URL. If that is not set, starts a server on this machine, which ends
 with the command. Runs until Ctrl-C.

@@ -135,7 +135,8 @@ def crop_study(
         check_labels(mask, recipe)
         warnings += [*check_alignment(mask, volume), *check_structure(mask, volume, recipe)]
         vertebrae = find_vertebrae(mask, recipe)
-        warnings += [*vertebrae.warnings, *check_plausible(vertebrae.label_map, volume, recipe)]
+        warnings += vertebrae.warnings
+        warnings += check_plausible(vertebrae.label_map, volume, recipe, vertebrae.ambiguous)
     overview = overview_grid(volume.grid, recipe)
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     sample_image(volume, overview, out=voxels["overview/image"], threads=threads)

@@ -66,14 +66,16 @@ class Recipe(StrictModel):
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) of the recipe without name and folds, `SCHEMA_VERSION`, `NUMBERS_VERSION`.
 
-        Folds are part of a version: a store can have versions with other folds.
+        Folds are part of a version: a store can have versions with other folds. Settings at their default are
+        left out, so a setting that a later release adds does not change the fingerprint of older recipes.
         """
         return self.fingerprint_of(SCHEMA_VERSION, NUMBERS_VERSION)
 
     def fingerprint_of(self, schema_version: int, numbers_version: int) -> str:
         """The fingerprint under these versions of layout and numbers."""
         # The order of the levels is that of the store's level axis, so keys are not sorted.
-        content = [schema_version, numbers_version, self.model_dump(mode="json", exclude={"name", "folds"})]
+        settings = self.model_dump(mode="json", exclude={"name", "folds"}, exclude_defaults=True)
+        content = [schema_version, numbers_version, settings]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -21,7 +21,7 @@ from spine_etl.segmentation import find_vertebrae
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest, study_record
-from spine_etl.volume import FractureBox
+from spine_etl.volume import FractureBox, LabelMap
 from tests.labelled_ct import RECIPE, ct, two_levels
 from tests.true_localizer import TrueLocalizer
 
@@ -129,3 +129,55 @@ def test_study_without_a_mask_has_no_located_level() -> None:
     )
     assert record.fracture == {"C1": 1, "patient_overall": 1}
     assert record.overview_origin_mm == (-11.5 * 4, -9.5 * 4, -7.5 * 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "slice_numbers", "unmarked"),
+    [
+        # C1 is in the files 9 to 13, C3 in 21 and 23.
+        ({"C1": 1, "C2": 0, "C3": 0}, [9, 11, 13], 0),
+        ({"C1": 1, "C2": 0, "C3": 0}, [7, 9, 13, 15, 21], 3),
+        ({"C1": 1, "C2": 0, "C3": 1}, [7, 9, 13, 15, 21], 2),
+        ({"C1": 0, "C2": 1, "C3": 0}, [9, 21], 2),  # the mask does not show C2
+        ({"C1": 0, "C2": 0, "C3": 0}, [9, 21], 2),
+        ({"C1": 0, "C2": 0, "C3": -1}, [9, 21], 1),  # C3 may be fractured
+        ({"C1": 0, "C2": 0}, [9, 21], 1),
+        ({"C1": 1, "C2": 0, "C3": 0}, [9, 10], 0),  # there is no file 10
+        (None, [7, 15], 0),
+    ],
+)
+def test_boxes_in_slices_without_a_fractured_level_are_warned_of(
+    labels: dict[str, int] | None, slice_numbers: list[int], unmarked: int
+) -> None:
+    overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
+    boxes = tuple(FractureBox(20, 10, 9, 4, number) for number in slice_numbers)
+    study = Study("1.2.3", Path("none"), labels=labels, boxes=boxes)
+    vertebrae = find_vertebrae(two_levels(), RECIPE)
+    record = study_record(study, RECIPE, ct(), vertebrae, None, {}, overview)
+    texts = [warning.text for warning in record.warnings if warning.code == "BOX_WITHOUT_FRACTURE"]
+    expected = f"{unmarked} of {len(boxes)} fracture boxes are in slices that show no fractured level."
+    assert texts == [expected] * (unmarked > 0)
+
+
+def test_boxes_are_not_compared_with_predicted_masks() -> None:
+    overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
+    study = Study("1.2.3", Path("none"), labels={"C1": 1}, boxes=(FractureBox(20, 10, 9, 4, 21),))
+    localization = Localization(two_levels().labels, {"C1": 1.0, "C2": 0.0, "C3": 0.0})
+    record = study_record(
+        study, RECIPE, ct(), find_vertebrae(two_levels(), RECIPE), localization, {}, overview
+    )
+    assert record.warnings == ()
+
+
+@pytest.mark.parametrize(("outside", "warned"), [(1, False), (2, True)])
+def test_label_share_below_99_percent_is_warned_of(outside: int, warned: bool) -> None:
+    """A level of 100 voxels in a row, from L = 0; the crop ends before the last ones."""
+    labels = np.ones((1, 1, 100), np.uint8)
+    mask = LabelMap(labels, Grid(labels.shape, np.eye(4)[[2, 1, 0, 3]]))
+    crop = Grid.from_origin((0, 0, 0), (1, 1, 100 - outside), 1.0)
+    overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
+    study = Study("1.2.3", Path("none"))
+    record = study_record(study, RECIPE, ct(), find_vertebrae(mask, RECIPE), None, {"C1": crop}, overview)
+    assert record.levels["C1"].label_share == pytest.approx(1 - outside / 100)
+    expected = StudyWarning("LABEL_SHARE_LOW", "Only 98.0 % of the voxels of C1 are in its crop.")
+    assert record.warnings == (expected,) * warned

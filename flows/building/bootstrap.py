@@ -10,6 +10,8 @@ from flows.building.request import BuildRequest
 from flows.building.summary import Summary
 from flows.console import exit_on_interrupt, print_line
 from flows.prefect_server import set_prefect_defaults
+from spine_etl.errors import StoreError
+from spine_etl.store import open_store
 
 
 def bootstrap(request: BuildRequest, epochs: int) -> Summary:
@@ -44,7 +46,7 @@ def bootstrap(request: BuildRequest, epochs: int) -> Summary:
 
     @flow(name="bootstrap")
     def build_train_build() -> Summary:
-        if not _is_trained(localizer, request.recipe.folds):
+        if not _is_trained(localizer, _number_of_folds(request)):
             build(replace(request, localizer=None))
             print_line("Training the localizer ...")
             train()
@@ -52,6 +54,14 @@ def bootstrap(request: BuildRequest, epochs: int) -> Summary:
 
     with exit_on_interrupt():
         return build_train_build()
+
+
+def _number_of_folds(request: BuildRequest) -> int:
+    """That of the store's newest version, which may have been given folds, or else the recipe's."""
+    try:
+        return open_store(request.store).recipe.folds
+    except StoreError:
+        return request.recipe.folds
 
 
 def _is_trained(localizer: Path, folds: int) -> bool:

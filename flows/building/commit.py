@@ -27,13 +27,16 @@ def commit(plan: Plan, processed: Sequence[Record]) -> Summary:
     """
     records = [*plan.finished, *processed]
     # If every study is still being copied, there is no dataset yet: do not commit an empty one.
-    store = plan.writer.commit(records) if records or plan.committed else plan.writer.latest()
+    store = plan.writer.commit(records, plan.folds) if records or plan.committed else plan.writer.latest()
     refusals = [
         {"uid": record.uid, **record.refusal.model_dump(include={"code", "reason", "action"})}
         for record in records
         if record.refusal
     ]
     stored = [record for record in processed if not record.refusal]
+    uids, known = ([], set()) if store is None else (store.study_uids, set(store.study_uids))
+    known |= set() if store is None else {entry["uid"] for entry in store.refused}
+    folds = plan.folds if plan.folds is not None else dict.fromkeys(known, 0)
     return Summary(
         store=str(plan.writer.location),
         processed=len(stored),
@@ -46,5 +49,7 @@ def commit(plan: Plan, processed: Sequence[Record]) -> Summary:
         warnings={record.uid: record.warnings for record in stored if record.warnings},
         without_images=plan.without_images,
         unused_masks=plan.unused_masks,
+        folds_without_study=sorted(set(folds) - known),
+        studies_without_fold=[uid for uid in uids if uid not in folds],
         left=plan.unsettled,
     )

@@ -53,6 +53,7 @@ def build_dataset(
     settle_minutes: float = 10,
     masks: str | None = None,
     label_names: LabelNames | None = None,
+    folds: str | None = None,
 ) -> dict[str, Any] | State[Any]:
     """Build a store of vertebra crops from a source of CT studies.
 
@@ -70,12 +71,14 @@ def build_dataset(
         settle_minutes: Leave studies that changed within this time for the next run; they may be incomplete.
         masks: Folder, .zip or s3://bucket/prefix of segmentations for studies that have none.
         label_names: Names of the labels in masks, which is required with it.
+        folds: CSV table with the columns uid and fold, on the machine that runs the flow.
     """
     # "Args:" because Prefect reads the descriptions of the form's fields from that notation only.
     try:
         with exclusive_run(store):
+            settle_s = 60 * settle_minutes
             request = BuildRequest(
-                source, store, recipe, workers, dask, localizer, 60 * settle_minutes, masks, label_names
+                source, store, recipe, workers, dask, localizer, settle_s, masks, label_names, folds
             )
             return build_task(request)
     except SpineError as caught:

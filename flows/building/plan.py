@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from flows.building.request import BuildRequest
 from spine_etl.errors import LabelNamesInvalid, SpineError
 from spine_etl.localization import Localizer
-from spine_etl.source.files import open_source
+from spine_etl.source.files import as_file, open_source
 from spine_etl.source.layout import Study, discover_studies, studies_without_images, tables_modified_at
 from spine_etl.source.masks import MaskAssignment, UnusedMask, assign_masks
+from spine_etl.source.tables import read_folds
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest
@@ -65,6 +66,8 @@ class Plan:
         UIDs that the label table names but for which the source has no images.
     unused_masks
         What the folder of masks contains and no study uses.
+    folds
+        The fold of each study by UID, if the request has a table of them.
     started
         `time.monotonic` when planning began.
     """
@@ -79,6 +82,7 @@ class Plan:
     first_row: int = 0
     without_images: list[str] = field(default_factory=list)
     unused_masks: list[UnusedMask] = field(default_factory=list)
+    folds: dict[str, int] | None = None
     started: float = field(default_factory=time.monotonic)
 
     def add(self, study: Study, outcome: Outcome) -> None:
@@ -107,7 +111,7 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
     Raises
     ------
     SourceError
-        If the source or one of its tables cannot be used.
+        If the source, one of its tables or the table of folds cannot be used.
     StoreError
         If the store cannot be written, or contains a dataset of another recipe.
     LabelNamesInvalid
@@ -116,12 +120,13 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
         If the localizer's folder contains no localizer, or one for another recipe.
     """
     started = time.monotonic()
+    folds = read_folds(as_file(request.folds)) if request.folds else None
     recipe, levels = request.recipe, list(request.recipe.levels)
     localizer = _load_localizer(request)
     source = open_source(request.source)
     assignment = _assign_masks(request, discover_studies(source, levels))
     studies = assignment.studies
-    plan = Plan(request, StoreWriter(request.store, recipe), localizer, started=started)
+    plan = Plan(request, StoreWriter(request.store, recipe), localizer, folds=folds, started=started)
     plan.unused_masks = assignment.unused
     plan.without_images = studies_without_images(source, levels)
     committed_digests = {}

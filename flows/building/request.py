@@ -36,6 +36,8 @@ class BuildRequest:
         Folder, ``.zip`` or ``s3://bucket/prefix`` of segmentations for studies that have none.
     label_names
         The names of the labels in ``masks``; required with it.
+    folds
+        CSV table of the fold of each study; without it, as the recipe or the newest version says.
     settle_s
         Leave new or changed studies for the next build if their files changed within this many seconds:
         they may still be being copied. 0 takes every study.
@@ -50,6 +52,7 @@ class BuildRequest:
     settle_s: float = 0
     masks: str | None = None
     label_names: LabelNames | None = None
+    folds: str | None = None
 
     def flow_parameters(self) -> dict[str, object]:
         """This request as JSON parameters of the deployed flow, `flows.building.flow.build_dataset`."""
@@ -63,4 +66,5 @@ class BuildRequest:
             "settle_minutes": self.settle_s / 60,
             "masks": self.masks,
             "label_names": self.label_names.model_dump(mode="json") if self.label_names else None,
+            "folds": self.folds,
         }

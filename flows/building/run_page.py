@@ -25,7 +25,7 @@ def publish(summary: Summary) -> None:
 
 
 def page(summary: Summary) -> str:
-    """Markdown: figures, then the studies refused, left for the next run, or stored with warnings.
+    """Markdown: figures, studies refused, left for the next run or stored with warnings, and unused masks.
 
     Studies are lists, not tables: a UID can have 64 digits, which would push the other columns off the page.
     """
@@ -45,6 +45,7 @@ def page(summary: Summary) -> str:
         ("Refused", refused),
         ("Still being copied, left for the next run", left),
         ("Stored with warnings", warned),
+        ("Masks that were not used", [f"{mask.path} {mask.reason}." for mask in summary.unused_masks]),
     ):
         if studies:
             parts.append(_section(title, studies, remaining))

@@ -46,6 +46,8 @@ class Summary:
         UIDs that the label table names but for which the source has no images.
     unused_masks
         Paths in the folder of masks that no study uses, each with the reason.
+    folds_without_study, studies_without_fold
+        UIDs that only the table of folds contains, and studies that it does not contain.
     left
         UIDs of studies that are still being copied, with the seconds since their last change.
     """
@@ -62,6 +64,8 @@ class Summary:
     without_images: list[str] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
     unused_masks: list[UnusedMask] = field(default_factory=list)
+    folds_without_study: list[str] = field(default_factory=list)
+    studies_without_fold: list[str] = field(default_factory=list)
 
     def unused_masks_by_reason(self) -> dict[str, list[str]]:
         """Paths of the unused masks by the reason."""

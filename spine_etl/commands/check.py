@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(summary))
     elif faults:
         for fault in faults:
-            print(f"{fault.code} {fault.study} {fault.reason}")
+            print(f"{fault.code} {fault.study or 'table'} {fault.reason}")
     else:
         print(f"{studies} studies, {objects} objects, all as committed")
     return 1 if faults else 0
@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
 
 def check_store(store: Store, progress_interval_s: float = 5.0) -> list[SpineError]:
     """Every fault in the store; progress is printed to standard error, at most once per interval."""
-    from spine_etl.store.check import check_study
+    from spine_etl.store.check import check_study, check_table
 
-    faults: list[SpineError] = []
+    faults: list[SpineError] = list(check_table(store))
     last_report = time.monotonic()
     for study in range(len(store)):
         faults += check_study(store, study)

@@ -17,7 +17,7 @@ class SourceNotFound(SourceError, FileNotFoundError):
 
 
 class TableInvalid(SourceError, ValueError):
-    """A label or box table is not CSV, lacks a column, or has a row that contradicts itself or another."""
+    """A table of labels, boxes or folds is not CSV, lacks a column, or has a row that contradicts another."""
 
     code = "TABLE_INVALID"
     default_action = "Correct the table, or remove it to build without it."

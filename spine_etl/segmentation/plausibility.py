@@ -7,7 +7,7 @@ that is mirrored from left to right cannot be recognised, because a neck is symm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -91,10 +91,13 @@ def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tupl
     )
 
 
-def check_plausible(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tuple[StudyWarning, ...]:
+def check_plausible(
+    label_map: LabelMap, volume: Volume, recipe: Recipe, ambiguous: Collection[str] = ()
+) -> tuple[StudyWarning, ...]:
     """Refuse labels whose order, size or position contradicts the anatomy or the CT.
 
-    ``label_map`` holds the vertebrae without stray islands.
+    ``label_map`` holds the vertebrae without stray islands. The order and the sizes of the ``ambiguous``
+    levels are not compared, since it is not known where they are.
 
     Returns
     -------
@@ -112,17 +115,17 @@ def check_plausible(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tupl
     if _is_too_small(volume):
         return (StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),)
     order = head_to_foot(recipe)
-    present = {name: regions[label] for name, label in order if label in regions}
+    present = {name: regions[label] for name, label in order if label in regions and name not in ambiguous}
     spine = spine_of({name: region.centroid_mm for name, region in present.items()}, [n for n, _ in order])
     names = {label: name for name, label in (*recipe.levels.items(), *recipe.other_labels.items())}
-    by_name = {names[label]: region for label, region in regions.items()}
+    by_name = {names[label]: region for label, region in regions.items() if names[label] not in ambiguous}
     _check_sizes(by_name, label_map)
     _check_order(spine)
     fit = bone_fit(label_map, volume, *_box(regions))
     _check_bone(fit, len(regions))
     return (
         *_bone_warnings(fit, names),
-        *_order_warnings(spine, present, volume, order),
+        *_order_warnings(spine, present, volume, order, ambiguous),
         *_shape_warnings(by_name, label_map, volume),
     )
 
@@ -210,12 +213,16 @@ def _bone_warnings(fit: BoneFit, names: Mapping[int, str]) -> Iterator[StudyWarn
 
 
 def _order_warnings(
-    spine: Spine, regions: Mapping[str, LabelRegion], volume: Volume, order: list[tuple[str, int]]
+    spine: Spine,
+    regions: Mapping[str, LabelRegion],
+    volume: Volume,
+    order: list[tuple[str, int]],
+    ambiguous: Collection[str],
 ) -> Iterator[StudyWarning]:
     if not spine.levels:
         return
-    if spine.missing:
-        yield StudyWarning("LEVEL_MISSING", f"{', '.join(spine.missing)}: no label between others.")
+    if missing := [name for name in spine.missing if name not in ambiguous]:
+        yield StudyWarning("LEVEL_MISSING", f"{', '.join(missing)}: no label between others.")
     first = spine.levels[0]
     above = volume.grid.corners_mm()[:, 2].max() - regions[first].centroid_mm[2]
     if first != order[0][0] and above > _ABOVE_MM:

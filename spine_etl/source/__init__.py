@@ -1,1 +1,1 @@
-"""A source of studies: its files (local, zip or S3), its folder layout, its tables and its digests."""
+"""A source of studies: its files (local, zip or S3), its layout and tables, external masks, and digests."""

@@ -1,4 +1,4 @@
-"""The label table and the box table of a source: CSV text with a header row.
+"""The tables of labels, boxes and folds: CSV text with a header row.
 
 A table that is not CSV or lacks a column is an error of the whole source. An invalid row is an error of its
 own study only, so it is returned in place of the study's values.
@@ -26,6 +26,8 @@ _UID_COLUMN = "StudyInstanceUID"
 _BOX_COLUMNS = ("x", "y", "width", "height", "slice_number")
 _MAX_PIXELS = 2**16 - 1  # Rows and Columns are 16-bit in DICOM
 _MAX_FILE_NUMBER = 2**31 - 1  # stored as int32
+MAX_FOLDS = 100
+"""The limit of a recipe's ``folds`` too."""
 
 
 def read_labels(table: File | None, levels: Sequence[str]) -> dict[str, Labels | TableInvalid]:
@@ -66,6 +68,30 @@ def read_boxes(table: File | None) -> dict[str, list[FractureBox] | TableInvalid
         except ValueError as error:
             boxes[row.uid] = TableInvalid(f"{row.position}: {error}.", study=row.uid)
     return boxes
+
+
+def read_folds(table: File) -> dict[str, int]:
+    """The fold of each study by UID, from a table with the columns ``uid`` and ``fold``.
+
+    Raises
+    ------
+    TableInvalid
+        If the table is not CSV, lacks a column, lists a study twice, or a fold is not an integer from 0.
+    """
+    folds: dict[str, int] = {}
+    for row in _rows(table, ["fold"], uid_column="uid"):
+        try:
+            fold = row.cell("fold")
+            if not fold.isdecimal() or int(fold) >= MAX_FOLDS:
+                raise ValueError(f"fold is not an integer from 0 to {MAX_FOLDS - 1}")
+            if row.uid in folds:
+                raise ValueError("the study is listed twice")
+        except ValueError as error:
+            raise TableInvalid(f"{row.position}: {error}.") from error
+        folds[row.uid] = int(fold)
+    if len(set(folds.values())) < 2:
+        raise TableInvalid(f"{table.name} names fewer than two folds.")
+    return folds
 
 
 class _Row(NamedTuple):
@@ -109,10 +135,10 @@ def _parse_box(row: _Row) -> FractureBox:
     return FractureBox(x, y, width, height, int(number))
 
 
-def _rows(table: File | None, columns: Sequence[str]) -> Iterator[_Row]:
+def _rows(table: File | None, columns: Sequence[str], uid_column: str = _UID_COLUMN) -> Iterator[_Row]:
     if table is None:
         return
-    columns = [_UID_COLUMN, *columns]
+    columns = [uid_column, *columns]
     try:
         reader = csv.DictReader(io.StringIO(_text(table), newline=""), strict=True)
         header = list(reader.fieldnames or [])
@@ -120,7 +146,7 @@ def _rows(table: File | None, columns: Sequence[str]) -> Iterator[_Row]:
             if header.count(column) != 1:
                 raise TableInvalid(f"{table.name} has {header.count(column)} columns named {column}.")
         for row in reader:
-            position, uid = f"{table.name} line {reader.line_num}", (row[_UID_COLUMN] or "").strip()
+            position, uid = f"{table.name} line {reader.line_num}", (row[uid_column] or "").strip()
             # DictReader collects surplus cells under the key None.
             yield _Row(position, uid, None if None in row else {name: row[name] or "" for name in columns})
     except csv.Error as error:

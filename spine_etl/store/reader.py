@@ -77,7 +77,7 @@ class Store:
         self.location = location
         self._cache = cache
         self.commit = commit
-        self.folds = Folds(**commit["folds"])
+        self.folds = Folds.of_commit(commit)
         self.recipe = recipe = root.recipe.model_copy(update={"folds": self.folds.count})
         self.fingerprint = root.fingerprint
         self.version: int = commit["version"]
@@ -335,7 +335,7 @@ def _read_table(
             if hashlib.sha256(content).hexdigest() != objects[key]:
                 raise ChunkCorrupt(f"{path}/{key} differs from what was committed.")
         attributes, table = decode_table(contents, len(root.recipe.levels))
-        digest = root_digest(root.fingerprint, Folds(**commit["folds"]), columns, attributes["refused"])
+        digest = root_digest(root.fingerprint, Folds.of_commit(commit), columns, attributes["refused"])
     except MissingColumn as error:
         raise StoreSchemaUnsupported(f"{path} has no column {error}.") from error
     except KeyError as error:

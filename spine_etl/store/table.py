@@ -45,6 +45,11 @@ class Folds:
     count: int
     file: str | None = None
 
+    @classmethod
+    def of_commit(cls, commit: Mapping[str, Any]) -> Folds:
+        """Those of a commit, without what a later release may add."""
+        return cls(commit["folds"]["count"], commit["folds"]["file"])
+
 
 @dataclass(frozen=True)
 class VersionTable:
@@ -85,7 +90,8 @@ class VersionTable:
         digests: dict[str, str] = {}
         for name in [*STUDY_COLUMNS, "box_row", *BOX_COLUMNS]:
             values = self["box_study" if name == "box_row" else name]
-            header = json.dumps([name, COLUMNS[name].data_type, values.shape, codes.get(name, ())])
+            description = [name, COLUMNS[name].data_type, values.shape, codes.get(name, ())]
+            header = json.dumps(description, separators=(",", ":"))
             content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
             digests[name] = hashlib.sha256(header.encode() + content).hexdigest()
         return digests

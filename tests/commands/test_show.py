@@ -41,6 +41,18 @@ def test_archive_gives_the_same_pictures_as_its_folder(source: Path, tmp_path: P
     assert pictures(tmp_path / "folder")
 
 
+def test_external_mask_is_drawn_like_the_study_own(source: Path, tmp_path: Path) -> None:
+    uid = study_uids(source)[0]
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy)
+    (tmp_path / "masks").mkdir()
+    (copy / "segmentations" / f"{uid}.nii").rename(tmp_path / "masks" / f"{uid}_seg.nii")
+    masks = ("--masks", tmp_path / "masks", "--masks-from", "rsna")
+    assert run("show", "--source", copy, "--study", uid, "--out", tmp_path / "external", *masks) == 0
+    assert run("show", "--source", source, "--study", uid, "--out", tmp_path / "own") == 0
+    assert pictures(tmp_path / "external") == pictures(tmp_path / "own")
+
+
 def test_recipe_is_rsna2022_by_default(source: Path, tmp_path: Path) -> None:
     uid = study_uids(source)[0]
     assert run("show", "--source", source, "--study", uid, "--out", tmp_path / "default") == 0

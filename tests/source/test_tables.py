@@ -6,7 +6,7 @@ import pytest
 
 from spine_etl.errors import TableInvalid
 from spine_etl.source.files import MemoryContent
-from spine_etl.source.tables import read_boxes, read_labels
+from spine_etl.source.tables import read_boxes, read_folds, read_labels
 from spine_etl.volume import FractureBox
 
 LEVELS = ["C1", "C2"]
@@ -168,3 +168,27 @@ def test_invalid_table_is_refused(content: str | bytes, reason: str) -> None:
 def test_box_table_without_a_column_is_refused() -> None:
     with pytest.raises(TableInvalid, match="0 columns named slice_number"):
         read_boxes(Table("train_bounding_boxes.csv", "StudyInstanceUID,x,y,width,height\n"))
+
+
+def test_folds_of_each_study() -> None:
+    table = Table("folds.csv", "fold,uid,note\n0,1.2,\n 3 ,1.3,x\n0,1.4,\n")
+    assert read_folds(table) == {"1.2": 0, "1.3": 3, "1.4": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("uid\n1.2\n", "folds.csv has 0 columns named fold"),
+        ("StudyInstanceUID,fold\n1.2,0\n", "folds.csv has 0 columns named uid"),
+        ("uid,fold\n1.2,0\n1.3,-1\n", "folds.csv line 3: fold is not an integer from 0 to 99"),
+        ("uid,fold\n1.2,0\n1.3,1.5\n", "folds.csv line 3: fold is not an integer"),
+        ("uid,fold\n1.2,0\n1.3,\n", "folds.csv line 3: fold is not an integer"),
+        ("uid,fold\n1.2,0\n1.3,100\n", "folds.csv line 3: fold is not an integer"),
+        ("uid,fold\n1.2,0\n1.2,0\n", "folds.csv line 3: the study is listed twice"),
+        ("uid,fold\n1.2,0\n1.3,0\n", "folds.csv names fewer than two folds"),
+        ("uid,fold\n", "folds.csv names fewer than two folds"),
+    ],
+)
+def test_invalid_table_of_folds_is_refused(content: str, reason: str) -> None:
+    with pytest.raises(TableInvalid, match=reason):
+        read_folds(Table("folds.csv", content))

@@ -99,6 +99,51 @@ def test_folds_are_balanced_and_never_change(tmp_path: Path) -> None:
     assert {uid: later_folds[uid] for uid in assigned} == assigned
 
 
+def folds_by_uid(store: Store) -> dict[str, int]:
+    return dict(zip(store.study_uids, store.table["fold"].tolist(), strict=True))
+
+
+def test_given_folds_make_a_version_of_the_same_rows(store: Store) -> None:
+    writer = StoreWriter(str(store.location), RECIPE)
+    given = {"1.1": 2, "1.2": 0, "1.3": 1, "9.9": 0}
+    newer = writer.commit([], given)
+    assert (newer.version, newer.fingerprint) == (2, store.fingerprint)
+    assert newer.root_digest != store.root_digest
+    assert (newer.recipe.folds, newer.folds.count) == (3, 3)
+    assert folds_by_uid(newer) == {"1.1": 2, "1.2": 0}
+    assert [(entry["uid"], entry["fold"]) for entry in newer.refused] == [("1.3", 1)]
+    assert newer.table["row"].tolist() == store.table["row"].tolist()
+    assert folds_by_uid(open_store(str(store.location), 1)) == folds_by_uid(store)
+    assert writer.commit([], given).version == 2  # nothing differs
+    assert writer.commit([]).version == 2  # later builds keep the folds without the table
+    later = writer.commit([write_study(writer, "1.3", 3), write_study(writer, "1.9", 9)])
+    assert folds_by_uid(later) == {"1.1": 2, "1.2": 0, "1.3": 1, "1.9": 0}
+    assert (later.version, later.folds) == (3, newer.folds)
+
+
+def test_another_number_of_folds_divides_all_studies_again(tmp_path: Path) -> None:
+    five = StoreWriter(tmp_path, RECIPE)
+    first = five.commit([write_study(five, f"1.{i}", i, positive=i % 2) for i in range(12)])
+    assert sorted(set(folds_by_uid(first).values())) == [0, 1, 2, 3, 4]
+    three = StoreWriter(tmp_path, RECIPE.model_copy(update={"folds": 3}))
+    second = three.commit([])
+    assert (second.version, second.recipe.folds) == (2, 3)
+    assert np.bincount(second.table["fold"]).tolist() == [4, 4, 4]
+    assert second.table["row"].tolist() == first.table["row"].tolist()
+    assert three.commit([]).version == 2
+    at_once = StoreWriter(tmp_path / "other", RECIPE.model_copy(update={"folds": 3}))
+    built = at_once.commit([write_study(at_once, f"1.{i}", i, positive=i % 2) for i in range(12)])
+    assert built.root_digest == second.root_digest
+
+
+def test_studies_that_are_not_in_the_table_of_folds_get_one(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, RECIPE)
+    store = writer.commit(
+        [write_study(writer, f"1.{i}", i) for i in range(4)], {"1.0": 0, "1.1": 0, "1.2": 1}
+    )
+    assert folds_by_uid(store) == {"1.0": 0, "1.1": 0, "1.2": 1, "1.3": 1}
+
+
 def test_store_of_another_recipe_is_refused(store: Store) -> None:
     other = RECIPE.model_copy(update={"other_labels": {"T1": 8}})
     with pytest.raises(StoreFingerprintDiffers):

@@ -11,6 +11,7 @@ from spine_etl.errors import SliceGap
 from spine_etl.recipe import load_recipe
 from spine_etl.store.record import Record
 from spine_etl.store.writer import StoreWriter
+from tests.store.tiny import RECIPE, refused_record, write_study
 
 
 def test_studies_are_counted_once(tmp_path: Path) -> None:
@@ -28,3 +29,15 @@ def test_studies_are_counted_once(tmp_path: Path) -> None:
     assert summary.refusals[0]["code"] == "SLICE_GAP"
     assert summary.without_images == ["1.3"]
     assert summary.store == str(tmp_path / "store")
+
+
+def test_table_of_folds_is_compared_with_the_version(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "store", RECIPE)
+    request = BuildRequest("source", str(tmp_path / "store"), RECIPE)
+    records = [write_study(writer, "1.1", 1), write_study(writer, "1.2", 2), refused_record("1.3")]
+    plan = Plan(request, writer, folds={"1.2": 1, "1.3": 0, "1.4": 0, "1.5": 0})
+    summary = commit(plan, records)
+    assert summary.folds_without_study == ["1.4", "1.5"]
+    assert summary.studies_without_fold == ["1.1"]
+    without = commit(Plan(request, writer), records)
+    assert (without.version, without.folds_without_study, without.studies_without_fold) == (1, [], [])

@@ -26,14 +26,16 @@ def test_a_request_has_the_parameters_of_the_flow() -> None:
     recipe = load_recipe("quick")
     names = load_label_names("verse")
     request = BuildRequest(
-        "source", "store", recipe, 3, "tcp://host:8786", "localizer", 90, masks="masks", label_names=names
-    )
+        "source", "store", recipe, 3, "tcp://host:8786", "localizer", 90, masks="masks", label_names=names,
+        folds="folds.csv",
+    )  # fmt: skip
     parameters = request.flow_parameters()
     assert parameters.keys() == build_dataset.parameters.model_dump()["properties"].keys()
     validated = build_dataset.validate_parameters(parameters)
     assert validated == {
         "source": "source", "store": "store", "recipe": recipe, "workers": 3, "dask": "tcp://host:8786",
         "localizer": "localizer", "settle_minutes": 1.5, "masks": "masks", "label_names": names,
+        "folds": "folds.csv",
     }  # fmt: skip
 
 
