@@ -51,11 +51,13 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
     )
     parser.add_argument(
         "--masks",
+        type=not_empty,
         metavar="FOLDER",
         help="folder, .zip or s3://bucket/prefix of segmentations for studies that have none",
     )
     parser.add_argument(
         "--masks-from",
+        type=not_empty,
         metavar="NAMES",
         help="label numbers of --masks: rsna, verse, totalsegmentator-v1, -v2 or -v3 (without version: -v2), "
         "or a TOML file",
@@ -66,6 +68,7 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
         metavar="FILE",
         help="CSV table with the columns uid and fold, instead of the recipe's folds; later builds keep it",
     )
+    parser.set_defaults(usage_error=parser.error)
     return parser
 
 
@@ -93,7 +96,7 @@ def build_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def build_request(options: argparse.Namespace) -> BuildRequest:
-    """The build that the parsed options ask for.
+    """The build that the parsed options ask for; exits with status 2 if options contradict each other.
 
     Raises
     ------
@@ -101,14 +104,12 @@ def build_request(options: argparse.Namespace) -> BuildRequest:
         If there is no such recipe or set of label names, or it is not valid.
     """
     from flows.building.request import BuildRequest, available_cores
-    from spine_etl.errors import LabelNamesInvalid
     from spine_etl.recipe import load_recipe
     from spine_etl.source.label_names import load_label_names
     from spine_etl.store import dataset_in
 
     if (options.masks is None) != (options.masks_from is None):
-        action = "Pass --masks and --masks-from together."
-        raise LabelNamesInvalid("One of --masks and --masks-from is missing.", action=action)
+        options.usage_error("--masks and --masks-from need each other")
     recipe = load_recipe(options.recipe)
     return BuildRequest(
         source=options.source,
@@ -156,6 +157,9 @@ def print_summary(summary: Summary) -> None:
         print_line(f"{uid} changed {seconds:.0f} s ago; left for the next build, it may be incomplete.")
     if summary.without_images:
         print_line(f"{len(summary.without_images)} studies of the label table have no images in the source.")
+    if summary.unnamed_levels:
+        levels = ", ".join(summary.unnamed_levels)
+        print_line(f"masks: the label names contain no {levels}: absent in every study with such a mask.")
     for reason, paths in summary.unused_masks_by_reason().items():
         listed = ", ".join(paths[:_LISTED_MASKS])
         more = f" and {len(paths) - _LISTED_MASKS} more" if len(paths) > _LISTED_MASKS else ""

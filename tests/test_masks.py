@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from spine_etl.dicom import read_series
 from spine_etl.masks import read_mask
+from spine_etl.nifti import read_label_map
 from spine_etl.phantom import write_phantom
-from spine_etl.pipeline import crop_study
+from spine_etl.pipeline import crop_study, process_study
 from spine_etl.recipe import Recipe
+from spine_etl.s3 import open_bucket
 from spine_etl.source.files import open_source
 from spine_etl.source.label_names import LabelNames, load_label_names
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.source.masks import assign_masks
+from spine_etl.store.schema import MASK_SOURCE
+from spine_etl.store.writer import StoreWriter
 from spine_etl.study_record import source_digest
 from tests.external_masks import (
     LEVELS,
@@ -27,6 +33,7 @@ from tests.external_masks import (
     write_classes,
     write_multi_label,
 )
+from tests.true_localizer import TrueLocalizer
 
 OWN = LabelNames(name="ours", labels={level: 200 - number for number, level in LEVELS.items()})
 ALL_NAMES = [
@@ -51,7 +58,7 @@ def study(source: Path) -> Study:
     return study
 
 
-def with_masks(study: Study, folder: Path, names: LabelNames) -> Study:
+def with_masks(study: Study, folder: Path | str, names: LabelNames) -> Study:
     """The study as if it had no segmentation of its own, with its mask in the folder."""
     assignment = assign_masks([replace(study, mask=None)], open_source(folder), names)
     assert assignment.unused == []
@@ -113,3 +120,50 @@ def test_other_label_names_change_the_digest(source: Path, study: Study, tmp_pat
     assert source_digest(with_masks(study, tmp_path, OWN)) == first
     other = OWN.model_copy(update={"ignore": (1,)})
     assert source_digest(with_masks(study, tmp_path, other)) != first
+
+
+def test_given_external_and_predicted_masks_are_in_one_store(tmp_path: Path) -> None:
+    source, masks = tmp_path / "source", tmp_path / "masks"
+    write_phantom(source, 4, 5, size=96, slices=60, masked_share=1)
+    own = phantom_masks(source)
+    given, external, predicted, none = own
+    write_multi_label(own[external], masks / f"{external}.nii.gz", OWN)
+    studies = discover_studies(source, list(RECIPE.levels))
+    without = [study if study.uid == given else replace(study, mask=None) for study in studies]
+    assigned = assign_masks(without, open_source(masks), OWN).studies
+    writer = StoreWriter(tmp_path / "store", RECIPE)
+    records = []
+    for study in assigned:
+        ct = read_series(study.folder).grid
+        localizer = TrueLocalizer(read_label_map(own[study.uid]), ct, RECIPE, {})
+        records.append(process_study(study, writer, localizer=None if study.uid == none else localizer))
+    store = writer.commit(records)
+    shown = {
+        uid: (MASK_SOURCE[store.table["mask_source"][index]], store.table.mask_names[name])
+        for index, (uid, name) in enumerate(zip(store.study_uids, store.table["mask_name"], strict=True))
+    }
+    assert shown == {
+        given: ("given", ""),
+        external: ("external", "ours"),
+        predicted: ("predicted", "first"),
+        none: ("none", ""),
+    }
+    located = store.located().sum(axis=1)
+    assert located[store.index(given)] == located[store.index(external)] == len(RECIPE.levels)
+    assert located[store.index(predicted)] > 0
+    assert located[store.index(none)] == 0
+
+
+def test_archive_of_masks_gives_the_same_row(source: Path, study: Study, tmp_path: Path) -> None:
+    write_multi_label(phantom_masks(source)[study.uid], tmp_path / "masks" / f"{study.uid}.nii.gz", OWN)
+    write_classes(phantom_masks(source)[study.uid], tmp_path / "classes" / study.uid)
+    for name in ("masks", "classes"):
+        archive = Path(shutil.make_archive(str(tmp_path / name), "zip", tmp_path / name))
+        assert_same_row(with_masks(study, archive, OWN), study, OWN)
+
+
+def test_masks_on_s3_give_the_same_row(source: Path, study: Study, tmp_path: Path, s3_bucket: str) -> None:
+    write_multi_label(phantom_masks(source)[study.uid], tmp_path / f"{study.uid}.nii.gz", OWN)
+    key = f"masks/{study.uid}_seg.nii.gz"
+    open_bucket(s3_bucket).put(key, (tmp_path / f"{study.uid}.nii.gz").read_bytes())
+    assert_same_row(with_masks(study, f"{s3_bucket}/masks", OWN), study, OWN)

@@ -49,6 +49,7 @@ def commit(plan: Plan, processed: Sequence[Record]) -> Summary:
         warnings={record.uid: record.warnings for record in stored if record.warnings},
         without_images=plan.without_images,
         unused_masks=plan.unused_masks,
+        unnamed_levels=plan.unnamed_levels,
         folds_without_study=sorted(set(folds) - known),
         studies_without_fold=[uid for uid in uids if uid not in folds],
         left=plan.unsettled,

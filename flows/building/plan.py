@@ -64,6 +64,8 @@ class Plan:
         The first row that belongs to no study of the store.
     without_images
         UIDs that the label table names but for which the source has no images.
+    unnamed_levels
+        Levels of the recipe that the label names of the masks do not contain.
     unused_masks
         What the folder of masks contains and no study uses.
     folds
@@ -81,6 +83,7 @@ class Plan:
     unsettled: dict[str, float] = field(default_factory=dict)
     first_row: int = 0
     without_images: list[str] = field(default_factory=list)
+    unnamed_levels: list[str] = field(default_factory=list)
     unused_masks: list[UnusedMask] = field(default_factory=list)
     folds: dict[str, int] | None = None
     started: float = field(default_factory=time.monotonic)
@@ -128,6 +131,7 @@ def plan_build(request: BuildRequest, now: Callable[[], float] = time.time) -> P
     studies = assignment.studies
     plan = Plan(request, StoreWriter(request.store, recipe), localizer, folds=folds, started=started)
     plan.unused_masks = assignment.unused
+    plan.unnamed_levels = request.label_names.missing_levels(recipe) if request.label_names else []
     plan.without_images = studies_without_images(source, levels)
     committed_digests = {}
     latest = plan.writer.latest()

@@ -19,6 +19,7 @@ _JSON_KEYS = (
     "root_digest",
     "seconds",
     "unused_masks",
+    "unnamed_levels",
 )
 
 
@@ -44,6 +45,8 @@ class Summary:
         Warnings of the studies stored by this build, by UID.
     without_images
         UIDs that the label table names but for which the source has no images.
+    unnamed_levels
+        Levels of the recipe that the label names of the masks do not contain.
     unused_masks
         Paths in the folder of masks that no study uses, each with the reason.
     folds_without_study, studies_without_fold
@@ -64,6 +67,7 @@ class Summary:
     without_images: list[str] = field(default_factory=list)
     left: dict[str, float] = field(default_factory=dict)
     unused_masks: list[UnusedMask] = field(default_factory=list)
+    unnamed_levels: list[str] = field(default_factory=list)
     folds_without_study: list[str] = field(default_factory=list)
     studies_without_fold: list[str] = field(default_factory=list)
 

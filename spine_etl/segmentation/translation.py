@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ _MAX_OVERLAP = 0.01
 """Share of a class that other classes may claim too, as a tool that predicts each class by itself does."""
 
 _SAME_GRID_MM = 0.01
+
+_Integer = TypeVar("_Integer", np.uint8, np.uint64)
 
 
 def recipe_numbers(recipe: Recipe) -> dict[str, int]:
@@ -42,8 +45,8 @@ def translate_labels(label_map: LabelMap, names: LabelNames, recipe: Recipe) -> 
     table = np.zeros(256, np.uint8)
     for level, number in names.labels.items():
         table[number] = wanted.get(level, 0)
-    labels, present = np.empty(label_map.labels.shape, np.uint8), np.zeros(256, np.bool_)
-    _translate(_flat(label_map.labels), _read_only(table), labels.reshape(-1), present)
+    labels, present = np.zeros(label_map.labels.shape, np.uint8), np.zeros(256, np.bool_)
+    _translate(*_flat(label_map.labels), _read_only(table), labels.reshape(-1), present)
     known = {0, *names.labels.values()}
     unknown = [n for n in np.flatnonzero(present).tolist() if n not in known and not names.ignores_number(n)]
     if unknown:
@@ -78,7 +81,7 @@ def combine_classes(classes: Iterable[tuple[str, LabelMap]], recipe: Recipe) -> 
             labels, grid, first = np.zeros(label_map.labels.shape, np.uint8), label_map.grid, level
         if not _same_grid(grid, label_map.grid):
             raise ClassesConflict(f"The classes {first} and {level} have different grids.")
-        value, other, count, shared = _paint(_flat(label_map.labels), wanted[level], labels.reshape(-1))
+        value, other, count, shared = _paint(*_flat(label_map.labels), wanted[level], labels.reshape(-1))
         if other:
             raise MaskUnreadable(
                 f"The class {level} has the labels {value} and {other}; a class file has one.",
@@ -97,8 +100,8 @@ def combine_classes(classes: Iterable[tuple[str, LabelMap]], recipe: Recipe) -> 
 def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache, before the first study needs them."""
     empty = np.zeros(1, np.uint8)
-    _translate(_read_only(empty), _read_only(np.zeros(256, np.uint8)), empty.copy(), np.zeros(256, np.bool_))
-    _paint(_read_only(empty), 1, empty.copy())
+    _translate(*_flat(empty), _read_only(np.zeros(256, np.uint8)), empty.copy(), np.zeros(256, np.bool_))
+    _paint(*_flat(empty), 1, empty.copy())
 
 
 def _check_own_names(label_map: LabelMap, names: LabelNames, recipe: Recipe) -> None:
@@ -117,11 +120,13 @@ def _same_grid(a: Grid, b: Grid) -> bool:
     return a.shape == b.shape and bool(np.abs(a.corners_mm() - b.corners_mm()).max() <= _SAME_GRID_MM)
 
 
-def _flat(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return _read_only(np.ascontiguousarray(labels).reshape(-1))
+def _flat(labels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """All labels in a row, and the same eight to a word, without the last few that do not fill one."""
+    flat = np.ascontiguousarray(labels).reshape(-1)
+    return _read_only(flat), _read_only(flat[: flat.size // 8 * 8].view(np.uint64))
 
 
-def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _read_only(array: npt.NDArray[_Integer]) -> npt.NDArray[_Integer]:
     view = array.view()
     view.flags.writeable = False  # numba compiles a kernel again for writeable arrays
     return view
@@ -130,35 +135,48 @@ def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 @compiled
 def _translate(
     labels: npt.NDArray[np.uint8],
+    words: npt.NDArray[np.uint64],
     table: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
     present: npt.NDArray[np.bool_],
 ) -> None:
-    """``out[i] = table[labels[i]]``; marks in ``present`` which labels occur."""
-    for i in range(labels.size):
-        label = labels[i]
-        present[label] = True
-        out[i] = table[label]
+    """``out[i] = table[labels[i]]`` where a label is not 0; marks in ``present`` which labels occur.
+
+    ``words`` are the same labels, eight to a word: most words are 0 and are skipped at once.
+    """
+    for word in range(words.size + 1):
+        if word < words.size and words[word] == 0:
+            continue
+        for i in range(8 * word, min(8 * word + 8, labels.size)):
+            label = labels[i]
+            if label != 0:
+                present[label] = True
+                out[i] = table[label]
 
 
 @compiled
-def _paint(mask: npt.NDArray[np.uint8], number: int, out: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Write ``number`` where ``mask`` is not 0 and ``out`` is.
+def _paint(
+    mask: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], number: int, out: npt.NDArray[np.uint8]
+) -> tuple[int, int, int, int]:
+    """Write ``number`` where ``mask`` is not 0 and ``out`` is; ``words`` is the mask, eight voxels to a word.
 
     Returns the first value of the mask, another one (0 if there is none), the number of its voxels, and how
     many of them ``out`` already had.
     """
     value, other, count, shared = 0, 0, 0, 0
-    for i in range(mask.size):
-        if mask[i] == 0:
+    for word in range(words.size + 1):
+        if word < words.size and words[word] == 0:
             continue
-        if value == 0:
-            value = mask[i]
-        elif mask[i] != value:
-            other = mask[i]
-        count += 1
-        if out[i] != 0:
-            shared += 1
-        else:
-            out[i] = number
+        for i in range(8 * word, min(8 * word + 8, mask.size)):
+            if mask[i] == 0:
+                continue
+            if value == 0:
+                value = mask[i]
+            elif mask[i] != value:
+                other = mask[i]
+            count += 1
+            if out[i] != 0:
+                shared += 1
+            else:
+                out[i] = number
     return value, other, count, shared

@@ -92,7 +92,7 @@ class LabelNames(StrictModel):
             raise LabelNamesInvalid(f"{self.name} names none of the levels of the recipe {recipe.name}.")
 
     def missing_levels(self, recipe: Recipe) -> list[str]:
-        """Levels of the recipe that no mask with these names can contain."""
+        """Levels of the recipe without a number: no NIfTI file with these names can show them."""
         return [level for level in recipe.levels if level not in self.labels]
 
     def level_of(self, class_name: str) -> str | None:

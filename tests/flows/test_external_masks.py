@@ -18,7 +18,7 @@ from spine_etl.source.masks import NOT_A_MASK, NOT_NAMED, OWN_MASK
 from spine_etl.store import open_store
 from spine_etl.store.check import check_store
 from spine_etl.store.schema import MASK_SOURCE
-from tests.external_masks import phantom_masks, write_classes, write_multi_label
+from tests.external_masks import LEVELS, phantom_masks, write_classes, write_multi_label
 from tests.flows.commands import build
 from tests.flows.services import ROOT
 
@@ -78,9 +78,27 @@ def test_external_masks_from_build_to_build(phantom: Path, tmp_path: Path) -> No
 def test_masks_and_their_names_are_needed_together(phantom: Path, tmp_path: Path) -> None:
     for options in (("--masks", str(tmp_path)), ("--masks-from", "rsna")):
         code, line, stderr = build(phantom, tmp_path / "store", *options)
-        assert code == 1
-        assert line["error"]["code"] == "LABEL_NAMES_INVALID"
-        assert "--masks and --masks-from together" in stderr
+        assert (code, line) == (2, {})
+        assert "--masks and --masks-from need each other" in stderr
+
+
+def test_levels_without_a_label_are_named(phantom: Path, tmp_path: Path) -> None:
+    """A forgotten level would be absent in every study with such a mask."""
+    source, masks = tmp_path / "source", tmp_path / "masks"
+    shutil.copytree(phantom, source)
+    uid = next(iter(phantom_masks(source)))
+    phantom_masks(source)[uid].rename(source / "moved.nii")
+    for other in phantom_masks(source):
+        shutil.rmtree(source / "train_images" / other)
+    (masks).mkdir()
+    (source / "moved.nii").rename(masks / f"{uid}.nii")
+    names = tmp_path / "own.toml"
+    labels = "".join(f"{level} = {number}\n" for number, level in LEVELS.items() if level != "C4")
+    names.write_text(f'name = "own"\nignore = "all others"\n[labels]\n{labels}')
+    options = ("--masks", str(masks), "--masks-from", str(names))
+    code, line, stderr = build(source, tmp_path / "store", *options)
+    assert (code, line["processed"], line["unnamed_levels"]) == (0, 1, ["C4"])
+    assert "the label names contain no C4" in stderr
 
 
 def test_commands_of_the_documentation_run_as_typed(phantom: Path, tmp_path: Path) -> None:

@@ -152,3 +152,18 @@ def test_class_file_with_several_labels_is_refused() -> None:
 def test_no_class_of_the_recipe_is_refused() -> None:
     with pytest.raises(LabelUnknown, match="none of the recipe's levels"):
         combine_classes([], QUICK)
+
+
+@pytest.mark.parametrize("size", [*range(1, 18), 1001])
+def test_kernels_treat_every_voxel_alike(size: int) -> None:
+    """Eight voxels are looked at at once: no position within the eight, nor the rest, may be left out."""
+    for position in {0, size // 2, size - 1}:
+        voxels = [0] * size
+        voxels[position] = 50
+        expected = [0] * size
+        expected[position] = 1
+        assert translate_labels(label_map(*voxels), NAMES, QUICK).labels.ravel().tolist() == expected
+        assert combine_classes([("C1", label_map(*voxels))], QUICK).labels.ravel().tolist() == expected
+    random = np.random.default_rng(size).choice([0, 50, 44, 43, 9], size)
+    translated = translate_labels(label_map(*random), NAMES, QUICK).labels.ravel()
+    assert translated.tolist() == [{0: 0, 50: 1, 44: 7, 43: 8, 9: 0}[label] for label in random.tolist()]
