@@ -18,6 +18,7 @@ from spine_etl import resample, segmentation
 from spine_etl.crops import crop_grids, overview_grid
 from spine_etl.dicom import read_series
 from spine_etl.errors import (
+    MaskImplausible,
     SourceChanged,
     SourceUnreachable,
     SpineError,
@@ -145,12 +146,22 @@ def crop_study(
         localization = localizer.localize(voxels["overview/image"], recipe)
         predicted = LabelMap(localization.confident_labels(recipe), overview, localizer.digest)
         vertebrae = find_vertebrae(predicted, recipe)
-        warnings += vertebrae.warnings
+        warnings += [*vertebrae.warnings, *_prediction_warnings(vertebrae.label_map, volume, recipe)]
     grids = crop_grids(vertebrae.crop_centers_mm(recipe), recipe) if vertebrae else {}
     _sample_crops(volume, vertebrae, recipe, grids, voxels, threads)
     _sample_overview_mask(vertebrae, overview, voxels["overview/mask"], threads)
     record = study_record(study, recipe, volume, vertebrae, localization, grids, overview, warnings)
     return StudyCrops(voxels, grids, record)
+
+
+def _prediction_warnings(predicted: LabelMap, volume: Volume, recipe: Recipe) -> tuple[StudyWarning, ...]:
+    """What is unusual about predicted labels; implausible ones do not make the study unusable."""
+    if not predicted.labels.any():
+        return ()
+    try:
+        return check_plausible(predicted, volume, recipe)
+    except MaskImplausible as error:
+        return (StudyWarning("PREDICTION_IMPLAUSIBLE", error.reason),)
 
 
 def warm_up() -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from spine_etl.resample import kernels
-from spine_etl.segmentation import bone, regions, runs, slices, structure, translation
+from spine_etl.segmentation import bone, lattice, regions, runs, slices, structure, translation
 
-MODULES = (kernels, regions, runs, slices, structure, bone, translation)
+MODULES = (kernels, regions, runs, slices, structure, lattice, bone, translation)
 
 
 def kernels_of(module: ModuleType) -> dict[str, numba.core.dispatcher.Dispatcher]:

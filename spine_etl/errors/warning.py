@@ -11,6 +11,7 @@ WARNINGS: dict[str, str] = {
     "SINGLE_SLICE": "The series has only one slice, so its thickness is used as the distance between slices.",
     "MASK_SHIFTED": "The segmentation has the CT's size but is up to 0.75 of a voxel away from its position.",
     "MASK_UNCHECKED": "The segmentation was not compared with the bone, of which the CT shows too little.",
+    "PREDICTION_IMPLAUSIBLE": "The labels that the localizer predicted contradict the CT or the anatomy.",
     "BONE_FAINT": "Labels are hardly brighter than their surroundings: low bone density, noise or a tumour.",
     "METAL": "There is metal in the labels or beside them.",
     "LEVEL_MISSING": "A vertebra between two others, or above the first in a CT that shows it, has no label.",

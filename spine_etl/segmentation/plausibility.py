@@ -29,19 +29,22 @@ _MIN_RUN_MM, _MIN_RUN_VOXELS = 4.5, 4.0
 _MAX_RAMPS = 0.12
 
 _MIN_POINTS = 40
-_MIN_AUC, _FAINT_AUC, _FAINT_LEVEL_AUC = 0.58, 0.68, 0.6
-_MAX_GAIN, _GAIN_PER_ROOT_POINT = 0.05, 1.0
+_MIN_AUC, _FAINT_AUC, _FAINT_LEVEL_AUC = 0.58, 0.72, 0.6
+_LEVEL_AUC_BELOW = 0.2
+_MAX_GAIN, _MAX_LEVEL_GAIN, _GAIN_PER_ROOT_POINT = 0.05, 0.065, 1.0
 _FAR_MM = 9.0
 _FEW_LEVELS_GAIN = 0.1  # one or two vertebrae may fit their neighbours as well as themselves
 _METAL_SHARE = 0.001
 
+_SPECK_SHARE = 0.05  # of the largest level: a smaller one has no part in the order
 _MAX_DETOUR_MM, _MAX_ASCENT_MM = 6.0, 3.0
-_MAX_MM3 = {"C": 40_000.0, "T": 100_000.0, "L": 180_000.0, "S": 400_000.0}
-_MAX_LENGTH_MM = {"C": 130.0, "T": 160.0, "L": 180.0, "S": 250.0}
-_USUAL_MM3 = {"C": (1_500, 22_000), "T": (3_000, 60_000), "L": (12_000, 120_000), "S": (5_000, 300_000)}
+_MAX_MM3 = {"C": 40_000.0, "T": 60_000.0, "L": 140_000.0, "S": 400_000.0}
+_MAX_LENGTH_MM = {"C": 120.0, "T": 130.0, "L": 150.0, "S": 200.0}
+_MAX_HEIGHT_MM = {"C": 110.0, "T": 110.0, "L": 140.0, "S": 200.0}
+_USUAL_MM3 = {"C": (1_500, 22_000), "T": (3_000, 40_000), "L": (10_000, 100_000), "S": (5_000, 300_000)}
 _USUAL_DISTANCE_MM = {"C": (6, 34), "T": (10, 45), "L": (18, 60), "S": (10, 100)}
 _C1_HEIGHT, _C3_HEIGHT = 1.25, 1.15  # of the height of C2; at most 1.04 and 0.79 in 87 real necks
-_FUSED_MM2, _FUSED_FACES = 150.0, 20
+_FUSED_MM2, _FUSED_SPACING_MM = 150.0, 4.0  # in larger voxels neighbours touch without being fused
 _ABOVE_MM = 60.0  # of the CT above the centre of its first level: the missing ones would be in it
 
 
@@ -82,12 +85,12 @@ def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tupl
             "the label numbers were interpolated.",
             action="Resample segmentations with nearest neighbours.",
         )
-    face_mm2 = float(np.prod(label_map.grid.spacing_mm)) ** (2 / 3)
-    names = head_to_foot(recipe)
+    if label_map.grid.spacing_mm.max() > _FUSED_SPACING_MM:
+        return ()
     return tuple(
         StudyWarning("LEVELS_FUSED", f"{upper} and {lower} touch over {area:.0f} mm2.")
-        for (upper, a), (lower, b) in pairwise(names)
-        if (area := float(structure.contacts_mm2[a, b])) > max(_FUSED_MM2, _FUSED_FACES * face_mm2)
+        for (upper, a), (lower, b) in pairwise(head_to_foot(recipe))
+        if (area := float(structure.contacts_mm2[a, b])) > _FUSED_MM2
     )
 
 
@@ -115,7 +118,12 @@ def check_plausible(
     if _is_too_small(volume):
         return (StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),)
     order = head_to_foot(recipe)
-    present = {name: regions[label] for name, label in order if label in regions and name not in ambiguous}
+    least = _SPECK_SHARE * max(region.volume_mm3 for region in regions.values())
+    present = {
+        name: regions[label]
+        for name, label in order
+        if label in regions and name not in ambiguous and regions[label].volume_mm3 > least
+    }
     spine = spine_of({name: region.centroid_mm for name, region in present.items()}, [n for n, _ in order])
     names = {label: name for name, label in (*recipe.levels.items(), *recipe.other_labels.items())}
     by_name = {names[label]: region for label, region in regions.items() if names[label] not in ambiguous}
@@ -150,11 +158,16 @@ def _extent_mm(region: LabelRegion, label_map: LabelMap) -> FloatArray:
 def _check_sizes(regions: Mapping[str, LabelRegion], label_map: LabelMap) -> None:
     for name, region in regions.items():
         part = vertebra_region(name)
-        length = float(_extent_mm(region, label_map).max())
-        if region.volume_mm3 > _MAX_MM3[part] or length > _MAX_LENGTH_MM[part]:
+        length, height = float(_extent_mm(region, label_map).max()), _height_mm(region, label_map)
+        if (
+            region.volume_mm3 > _MAX_MM3[part]
+            or length > _MAX_LENGTH_MM[part]
+            or height > _MAX_HEIGHT_MM[part]
+        ):
             raise MaskImplausible(
-                f"{name} has {region.volume_mm3 / 1000:.1f} cm3 and is {length:.0f} mm long; "
-                f"no vertebra exceeds {_MAX_MM3[part] / 1000:.0f} cm3 or {_MAX_LENGTH_MM[part]:.0f} mm."
+                f"{name} has {region.volume_mm3 / 1000:.1f} cm3, is {length:.0f} mm long and {height:.0f} mm "
+                f"high; no vertebra exceeds {_MAX_MM3[part] / 1000:.0f} cm3, {_MAX_LENGTH_MM[part]:.0f} and "
+                f"{_MAX_HEIGHT_MM[part]:.0f} mm."
             )
 
 
@@ -177,17 +190,19 @@ def _check_bone(fit: BoneFit, levels: int) -> None:
     limit = _MAX_GAIN + _GAIN_PER_ROOT_POINT / fit.points**0.5
     far = limit + (_FEW_LEVELS_GAIN if levels < 3 else 0.0)
     seen = f"labels are brighter than their surroundings in {fit.auc:.0%} of comparisons"
-    if fit.turn_gain > limit:
-        raise MaskImplausible(
-            f"The segmentation fits the bone better {fit.turn}: its {seen}, "
-            f"then {fit.auc + fit.turn_gain:.0%}."
-        )
-    if fit.gain > far and fit.shift_mm > _FAR_MM:
+    turned = fit.turn_gain > far
+    moved = fit.gain > far and fit.shift_mm > _FAR_MM
+    if moved and (fit.gain > fit.turn_gain or not turned):
         raise MaskImplausible(
             f"The segmentation is {fit.shift_mm:.0f} mm away from the bone: its {seen}, "
             f"there {fit.auc + fit.gain:.0%}."
         )
-    if fit.level_gain > limit:
+    if turned:
+        raise MaskImplausible(
+            f"The segmentation fits the bone better {fit.turn}: its {seen}, "
+            f"then {fit.auc + fit.turn_gain:.0%}."
+        )
+    if fit.level_gain > far + _MAX_LEVEL_GAIN - _MAX_GAIN:
         raise MaskImplausible(
             f"The segmentation does not follow the bone: its {seen}, and with each level moved "
             f"by up to {_FAR_MM:.0f} mm in {fit.auc + fit.level_gain:.0%}."
@@ -204,8 +219,9 @@ def _bone_warnings(fit: BoneFit, names: Mapping[int, str]) -> Iterator[StudyWarn
     if fit.auc < _FAINT_AUC:
         text = f"Labels are brighter than their surroundings in {fit.auc:.0%} of comparisons."
         yield StudyWarning("BONE_FAINT", text)
+    usual = float(np.median([*fit.level_auc.values(), fit.auc]))
     for label, auc in fit.level_auc.items():
-        if auc < min(_FAINT_LEVEL_AUC, fit.auc):
+        if auc < max(min(_FAINT_LEVEL_AUC, fit.auc), usual - _LEVEL_AUC_BELOW):
             text = f"{names[label]} is brighter than its surroundings in {auc:.0%} of comparisons."
             yield StudyWarning("BONE_FAINT", text)
     if fit.metal > _METAL_SHARE:

@@ -22,8 +22,9 @@ from spine_etl.phantom.shapes import CAPSULE, shape_boxes
 
 Labels = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float64]
+Change = Callable[[Neck, np.random.Generator], Neck]
 
-SLICES, SIZE = 88, 96
+SLICES, SIZE = 72, 88
 _FORMAT = PixelFormat(16, True, 0, None)
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -66,16 +67,14 @@ class Case:
 def case(
     index: int,
     seed: int = 0,
-    change: Callable[[Neck, np.random.Generator], Neck] | None = None,
+    change: Change | None = None,
     slices: int = SLICES,
     size: int = SIZE,
 ) -> Case:
     """Paint the neck of this index, changed by a function of this module; equal arguments, equal voxels."""
     rng = np.random.default_rng([seed, index, 77])
     neck = build_neck(rng)
-    plain = plan_scan(
-        neck, rng, 2 + 5 * (17 * 13 * index), EXPLICIT, slices, size
-    )  # foot to head, even, not oblique
+    plain = plan_scan(neck, rng, 2 + 24310 * index, EXPLICIT, slices, size)  # foot to head, even, not oblique
     scan = replace(plain, pixels=_FORMAT, first_file=1)
     if change:
         neck = change(neck, np.random.default_rng([seed, index, 78]))
@@ -90,7 +89,7 @@ def case(
     return Case(scan, hu, true)
 
 
-def scoliosis(degrees: float) -> Callable[[Neck, np.random.Generator], Neck]:
+def scoliosis(degrees: float) -> Change:
     """The spine as an arc in the frontal plane, with this angle between its first and last vertebra."""
 
     def bend(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -99,7 +98,7 @@ def scoliosis(degrees: float) -> Callable[[Neck, np.random.Generator], Neck]:
     return bend
 
 
-def flexion(degrees: float) -> Callable[[Neck, np.random.Generator], Neck]:
+def flexion(degrees: float) -> Change:
     """The spine bent by this angle more to the front (negative: to the back) than it was."""
 
     def bend(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -135,7 +134,7 @@ def _bent(neck: Neck, angle: float, axis: int) -> Neck:
     return replace(neck, vertebrae=tuple(map(move, neck.vertebrae)), tissues=tuple(map(move, neck.tissues)))
 
 
-def relabelled(*labels: int) -> Callable[[Neck, np.random.Generator], Neck]:
+def relabelled(*labels: int) -> Change:
     """Other labels, from head to foot; 0 leaves a vertebra's bone without a label."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -145,7 +144,7 @@ def relabelled(*labels: int) -> Callable[[Neck, np.random.Generator], Neck]:
     return change
 
 
-def fused(*levels: int) -> Callable[[Neck, np.random.Generator], Neck]:
+def fused(*levels: int) -> Change:
     """The vertebrae with these labels and the next ones as blocks: no disc, their bodies touch."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -167,7 +166,7 @@ def fused(*levels: int) -> Callable[[Neck, np.random.Generator], Neck]:
     return change
 
 
-def without(level: int) -> Callable[[Neck, np.random.Generator], Neck]:
+def without(level: int) -> Change:
     """The vertebra with this label has never formed."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -176,7 +175,7 @@ def without(level: int) -> Callable[[Neck, np.random.Generator], Neck]:
     return change
 
 
-def bone_density(shell_hu: float, core_hu: float) -> Callable[[Neck, np.random.Generator], Neck]:
+def bone_density(shell_hu: float, core_hu: float) -> Change:
     """Other HU of cortex and marrow; low ones are osteoporosis."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -189,7 +188,7 @@ def bone_density(shell_hu: float, core_hu: float) -> Callable[[Neck, np.random.G
     return change
 
 
-def contrast(hu: float) -> Callable[[Neck, np.random.Generator], Neck]:
+def contrast(hu: float) -> Change:
     """Vessels with contrast medium."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -210,7 +209,7 @@ def _added(label_of: int, neck: Neck, rows: list[list[float]], material: list[fl
     return Part(parent.origin_mm, parent.rotation, shapes, shape_boxes(shapes), np.array(material), label)
 
 
-def lysis(*levels: int) -> Callable[[Neck, np.random.Generator], Neck]:
+def lysis(*levels: int) -> Change:
     """Half of the body of these vertebrae is tumour of soft-tissue density; the labels include it."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -224,7 +223,7 @@ def lysis(*levels: int) -> Callable[[Neck, np.random.Generator], Neck]:
     return change
 
 
-def metal(*levels: int, hu: float = 9000.0) -> Callable[[Neck, np.random.Generator], Neck]:
+def metal(*levels: int, hu: float = 9000.0) -> Change:
     """A plate in front of these vertebrae and two screws in each."""
 
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
@@ -238,9 +237,9 @@ def metal(*levels: int, hu: float = 9000.0) -> Callable[[Neck, np.random.Generat
     return change
 
 
-def both(
-    *changes: Callable[[Neck, np.random.Generator], Neck],
-) -> Callable[[Neck, np.random.Generator], Neck]:
+def combined(
+    *changes: Change,
+) -> Change:
     def change(neck: Neck, rng: np.random.Generator) -> Neck:
         for one in changes:
             neck = one(neck, rng)
