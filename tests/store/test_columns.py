@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,13 @@ def test_column_of_another_type_is_refused() -> None:
     objects = encode_column("patient_overall", column, example("fold"))
     with pytest.raises(ValueError, match="patient_overall is not stored as the format says"):
         decode_column("patient_overall", objects)
+
+
+def test_the_format_page_lists_every_column() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, column in COLUMNS.items():
+        cells = [cell.strip() for cell in lines[name].split("|")[1:-1]]
+        assert cells[1:3] == [column.data_type, ", ".join(column.dimensions)]
+        assert cells[4] == ("" if column.is_optional else "yes")
+        assert cells[5] == column.meaning
