@@ -41,6 +41,7 @@ _OTHER_WORDS = frozenset(
 )
 _SUFFIXES = (".nii", ".nii.gz")
 _MAX_DEPTH = 8  # folders below the folder of masks
+_MAX_LISTED = 20  # files of a folder that are named one by one, if they are no masks
 
 NOT_A_MASK = "is not a segmentation"
 NOT_NAMED = "is not named for a study of the source (its UID, or its UID and _seg)"
@@ -78,7 +79,8 @@ def assign_masks(studies: Sequence[Study], folder: Folder, names: LabelNames) ->
     SourceUnreachable
         If its bucket cannot be reached.
     """
-    found, unused = _find_masks(folder, names, frozenset(study.uid for study in studies))
+    findings = _find_masks(folder, names, frozenset(study.uid for study in studies))
+    found, unused = findings.found, findings.unused
     assigned = []
     for study in studies:
         masks = found.get(study.uid, [])
@@ -117,48 +119,67 @@ class _Entry(NamedTuple):
         return name[: -len(suffix)] if suffix else None
 
 
-def _find_masks(
-    root: Folder, names: LabelNames, uids: frozenset[str]
-) -> tuple[dict[str, list[_FoundMask]], list[UnusedMask]]:
-    found: dict[str, list[_FoundMask]] = defaultdict(list)
-    unused: list[UnusedMask] = []
-    class_files: dict[tuple[str, tuple[str, ...]], list[_Entry]] = defaultdict(list)
-    others: list[_Entry] = []
-    for entry in _list(root, unused):
-        if entry.stem is None:
-            others.append(entry)
-            continue
-        uid = _uid_in_name(entry.stem, uids)
-        parents = [_uid_in_name(folder, uids) for folder in entry.folders]
-        parent = next((match for match in reversed(parents) if match), None)
-        if uid and parent and uid != parent:
-            unused.append(UnusedMask(entry.path, TWO_STUDIES))
-        elif uid or (parent and _are_mask_words(_words(entry.stem))):
-            mask = ExternalMask("labels", (entry.file,), names)
-            found[uid or parent or ""].append(_FoundMask(entry.path, mask))
-        elif parent:
-            class_files[parent, entry.folders].append(entry)
-        else:
-            unused.append(UnusedMask(entry.path, NOT_NAMED))
-    for (uid, folders), files in class_files.items():
-        class_mask = _class_mask(files, names)
-        if class_mask:
-            found[uid].append(_FoundMask("/".join(folders), class_mask))
-        else:
-            unused.append(UnusedMask("/".join(folders), NO_LEVEL))
-    with ThreadPoolExecutor(max(root.concurrent_reads, 1)) as pool:
-        references = pool.map(segmentation_uids, [entry.file for entry in others])
-        for entry, candidates in zip(others, references, strict=True):
-            if candidates is None:
-                unused.append(UnusedMask(entry.path, NOT_A_MASK))
-                continue
-            matches = candidates & uids
-            if len(matches) == 1:
-                mask = ExternalMask("dicom", (entry.file,), names)
-                found[matches.pop()].append(_FoundMask(entry.path, mask))
+@dataclass
+class _Findings:
+    """The masks of each study by UID, and what is not one."""
+
+    found: dict[str, list[_FoundMask]] = field(default_factory=lambda: defaultdict(list))
+    unused: list[UnusedMask] = field(default_factory=list)
+
+    def sort_nifti(self, entries: Sequence[_Entry], names: LabelNames, uids: frozenset[str]) -> None:
+        """NIfTI files: multi-label files by their names, all others in a study's folder as its classes."""
+        class_files: dict[tuple[str, tuple[str, ...]], list[_Entry]] = defaultdict(list)
+        for entry in entries:
+            uid = _uid_in_name(entry.stem or "", uids)
+            parents = [_uid_in_name(folder, uids) for folder in entry.folders]
+            parent = next((match for match in reversed(parents) if match), None)
+            if uid and parent and uid != parent:
+                self.unused.append(UnusedMask(entry.path, TWO_STUDIES))
+            elif uid or (parent and _are_mask_words(_words(entry.stem or ""))):
+                mask = ExternalMask("labels", (entry.file,), names)
+                self.found[uid or parent or ""].append(_FoundMask(entry.path, mask))
+            elif parent:
+                class_files[parent, entry.folders].append(entry)
             else:
-                unused.append(UnusedMask(entry.path, SEVERAL_STUDIES if matches else NO_STUDY))
-    return found, unused
+                self.unused.append(UnusedMask(entry.path, NOT_NAMED))
+        for (uid, folders), files in class_files.items():
+            class_mask = _class_mask(files, names)
+            if class_mask:
+                self.found[uid].append(_FoundMask("/".join(folders), class_mask))
+            else:
+                self.unused.append(UnusedMask("/".join(folders), NO_LEVEL))
+
+    def sort_dicom(
+        self, entries: Sequence[_Entry], names: LabelNames, uids: frozenset[str], concurrent_reads: int
+    ) -> None:
+        """All other files: DICOM segmentations by their headers."""
+        no_masks: dict[tuple[str, ...], list[_Entry]] = defaultdict(list)
+        with ThreadPoolExecutor(concurrent_reads) as pool:
+            references = pool.map(segmentation_uids, [entry.file for entry in entries])
+            for entry, candidates in zip(entries, references, strict=True):
+                if candidates is None:
+                    no_masks[entry.folders].append(entry)
+                    continue
+                matches = candidates & uids
+                if len(matches) == 1:
+                    mask = ExternalMask("dicom", (entry.file,), names)
+                    self.found[matches.pop()].append(_FoundMask(entry.path, mask))
+                else:
+                    self.unused.append(UnusedMask(entry.path, SEVERAL_STUDIES if matches else NO_STUDY))
+        for folders, files in no_masks.items():
+            paths = [entry.path for entry in files]
+            if len(files) > _MAX_LISTED:  # the slices of a CT
+                paths = ["/".join((*folders, f"({len(files)} files)"))]
+            self.unused += [UnusedMask(path, NOT_A_MASK) for path in paths]
+
+
+def _find_masks(root: Folder, names: LabelNames, uids: frozenset[str]) -> _Findings:
+    findings = _Findings()
+    entries = list(_list(root, findings.unused))
+    findings.sort_nifti([entry for entry in entries if entry.stem is not None], names, uids)
+    others = [entry for entry in entries if entry.stem is None]
+    findings.sort_dicom(others, names, uids, max(root.concurrent_reads, 1))
+    return findings
 
 
 def _class_mask(entries: Sequence[_Entry], names: LabelNames) -> ExternalMask | None:

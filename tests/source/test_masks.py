@@ -233,6 +233,15 @@ def test_dicom_files_without_a_study_are_named(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("count", "listed"), [(20, 20), (21, 1)])
+def test_many_files_that_are_no_masks_are_counted(count: int, listed: int, tmp_path: Path) -> None:
+    assignment = assign(tmp_path, *(f"1.2.3/{number}.dcm" for number in range(count)), "1.2.3.nii.gz")
+    assert found(assignment) == {"1.2.3": ["1.2.3.nii.gz"]}
+    assert len(assignment.unused) == listed
+    if listed == 1:
+        assert unused(assignment) == {"1.2.3/(21 files)": NOT_A_MASK}
+
+
 def test_dicom_segmentation_beside_a_nifti_file_is_ambiguous(tmp_path: Path) -> None:
     write_segmentation(tmp_path / "a.dcm", "1.2.3")
     assert isinstance(assign(tmp_path, "1.2.3.nii.gz").studies[0].problem, MaskAmbiguous)
