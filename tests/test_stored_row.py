@@ -22,7 +22,7 @@ import xxhash
 import zarr
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from spine_etl.errors import StudyWarning
+from spine_etl.errors import StudyNotInStore, StudyWarning
 from spine_etl.localization import Localization
 from spine_etl.pipeline import process_study
 from spine_etl.recipe import NUMBERS_VERSION, SCHEMA_VERSION, Recipe
@@ -284,9 +284,16 @@ COLUMNS: dict[str, Any] = {
     "box_source": [[50, 12, 12, 8], [50, 12, 12, 8], [32, 11, 8, 4], [8.5, 10, 4, 2.5]],
     "box_level": [0, -1, 2, 1],
     "box_crop": [[BOX_1, NAN6, NAN6], [NAN6] * 3, [NAN6, NAN6, BOX_3], [NAN6, BOX_4, NAN6]],
+    # C1 has 4, 13 and 11 voxels along S, P and L, of which 4, 7 and 8 have their centre in the crop: of two
+    # opposite faces one counts. C3 has 2, 16 and 13, and 2, 8 and 8. All of B's C2 is in it but a quarter.
+    "label_share": [[224 / 572, 0, 128 / 416], [0, 0.75, 0]],
+    "island_voxels": [[0, 0, 0], [0, 0, 0]],
+    "island_distance_mm": [[0, 0, 0], [0, 0, 0]],
+    "run_row": [3, 3, 3, 4],
+    # Slices are at 30, 28, ... mm: C1 is from 19.35 to 25.35, C3 from 1.35 to 4.35, T1 from 10.35 to 14.85.
+    "run_label": [1, 3, 8, 2],
+    "run_slices": [[13, 15], [23, 24], [18, 19], [3, 4]],
 }
-# Slices are at 30, 28, ... mm. C1 is from 19.35 to 25.35 mm, C3 from 1.35 to 4.35, T1 from 10.35 to 14.85.
-SLICE_RUNS_A = {"C1": ((13, 15),), "C3": ((23, 24),), "T1": ((18, 19),)}
 
 
 def box_text(*values: float) -> str:
@@ -306,11 +313,12 @@ def test_column_of_the_table_is_the_closed_form(built: Built, name: str) -> None
     _, target, store, _ = built
     folder = next((target / "versions/1").glob("*/zarr.json")).parent
     column = np.asarray(zarr.open_array(folder / name, mode="r")[...])
-    if not name.startswith("box_"):
+    if not name.startswith(("box_", "run_")):
         column = column[[3, 4]]
     np.testing.assert_allclose(column, COLUMNS[name], rtol=1e-6, atol=1e-5)
-    if name == "box_row":
-        np.testing.assert_array_equal(store.table["row"][store.table["box_study"]], column)
+    if name in {"box_row", "run_row"}:
+        of_study = store.table[name.replace("_row", "_study")]
+        np.testing.assert_array_equal(store.table["row"][of_study], column)
     else:
         np.testing.assert_array_equal(column, store.table[name])
 
@@ -341,9 +349,9 @@ def chunk_checksums(content: bytes, chunks: int) -> list[int]:
 def test_other_columns_are_uids_folds_codes_and_checksums(built: Built) -> None:
     source, target, store, _ = built
     checksums = {"sha256", "image_crc32c", "mask_crc32c", "overview_image_crc32c", "overview_mask_crc32c"}
-    codes, islands = {"mask_name", "warnings"}, {"label_share", "island_voxels", "island_distance_mm"}
-    names = {*COLUMNS, "study_uid_ascii", "fold", "source_digest", "row", "box_study"}
-    assert set(store.table.columns) == (names | checksums | codes | islands) - {"box_row"}
+    codes = {"mask_name", "warnings"}
+    names = {*COLUMNS, "study_uid_ascii", "fold", "source_digest", "row", "box_study", "run_study"}
+    assert set(store.table.columns) == (names | checksums | codes) - {"box_row", "run_row"}
     uids = np.zeros((2, 64), np.uint8)
     uids[:, 0] = [ord("A"), ord("B")]
     np.testing.assert_array_equal(store.table["study_uid_ascii"], uids)
@@ -367,17 +375,13 @@ def test_records_agree_with_the_table(built: Built) -> None:
     a, b = built[3]
     assert a.facts["spacing"] == [2.0, 1.0, 0.5]
     assert a.facts["uneven"] is False
-    # C1 has 4, 13 and 11 voxels along S, P and L, of which 4, 7 and 8 have their centre in the crop: of two
-    # opposite faces one counts. C3 has 2, 16 and 13, and 2, 8 and 8. All of B's C2 is in it but a quarter.
-    shares = [record.label_share for study in (a, b) for record in study.levels.values()]
-    assert shares == pytest.approx([224 / 572, 0, 128 / 416, 0, 0.75, 0])
     assert a.warnings == (
         StudyWarning("MASK_UNCHECKED", "The CT is too small to compare the segmentation with bone."),
         StudyWarning("LABEL_SHARE_LOW", "Only 39.2 % of the voxels of C1 are in its crop."),
         StudyWarning("LABEL_SHARE_LOW", "Only 30.8 % of the voxels of C3 are in its crop."),
         StudyWarning("BOX_WITHOUT_SLICE", "1 of 3 fracture boxes name no slice of the series."),
     )
-    assert (a.slice_runs, b.slice_runs) == (SLICE_RUNS_A, {"C2": ((3, 4),)})
+    assert a.slice_runs == {"C1": ((13, 15),), "C3": ((23, 24),), "T1": ((18, 19),)}
     assert b.facts["spacing"] == pytest.approx([np.hypot(4, 1), 2.5, 2.5], abs=1e-3)
     assert b.facts["uneven"] is True
     assert (a.row, b.row, a.mask_source, b.mask_source) == (3, 4, "given", "predicted")
@@ -386,3 +390,14 @@ def test_records_agree_with_the_table(built: Built) -> None:
     assert a.levels["C3"].origin_mm == pytest.approx(ORIGINS["A C3"], abs=1e-6)  # NIfTI is float32
     assert a.fracture == {"patient_overall": 1, "C1": 1, "C2": 0, "C3": 1}
     assert b.fracture == {}
+
+
+def test_levels_in_slices_are_those_of_the_mask(built: Built) -> None:
+    _, _, store, _ = built
+    numbers = [10, 13, 14, 16, 18, 20, 23, 25]
+    expected = [set(), {"C1"}, {"C1"}, set(), {"T1"}, set(), {"C3"}, set()]
+    assert store.levels_in_slices("A", numbers) == expected
+    assert store.levels_in_slices("B", [2, 3, 4, 5]) == [set(), {"C2"}, {"C2"}, set()]
+    assert store.levels_in_slices("B", []) == []
+    with pytest.raises(StudyNotInStore):
+        store.levels_in_slices("C", [1])

@@ -40,7 +40,7 @@ class Column:
     data_type
         The zarr data type: a numpy name, or `TEXT`.
     dimensions
-        The names of its axes; the first is ``row`` or ``box``, except in a coordinate.
+        The names of its axes; the first is ``row``, ``box`` or ``run``, except in a coordinate.
     meaning
         Its ``description`` attribute.
     fill
@@ -133,6 +133,11 @@ COLUMNS: dict[str, Column] = {
     "box_level": _required("int8", ("box",), "index of the box's level, or -1", -1),
     "box_crop": _required(
         "float32", ("box", "level", "corner"), "z0, y0, x0, z1, y1, x1 in the level's crop, or NaN", _NAN
+    ),
+    "run_row": Column("int32", ("run",), "row of the study of a run of slices that show a label"),
+    "run_label": Column("uint8", ("run",), "the label: a number in the masks"),
+    "run_slices": Column(
+        "int32", ("run", "end"), "first and last file number of the run; all files between show the label"
     ),
 }  # fmt: skip
 """The columns of a version's table, in the order of docs/store-format.md."""

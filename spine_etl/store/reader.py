@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,6 +193,25 @@ class Store:
         """bool (study, level): True if the level has a crop."""
         located: npt.NDArray[np.bool_] = self.table["level_status"] == STATUS_LOCATED
         return located
+
+    def levels_in_slices(self, uid: str, file_numbers: Sequence[int]) -> list[frozenset[str]]:
+        """The levels and other labels of the recipe that each of a study's slices shows, in the mask.
+
+        ``file_numbers`` are the numbers in the names of the slices' files, such as a box's ``slice_number``;
+        of a number that the series does not have, no or any levels are returned. The sets are empty if the
+        study has no mask. A level that is ambiguous is among those of each slice that shows one of its parts.
+
+        Raises
+        ------
+        StudyNotInStore
+            If this version does not contain the study.
+        """
+        names = {label: name for name, label in {**self.recipe.levels, **self.recipe.other_labels}.items()}
+        of_study = self.table["run_study"] == self.index(uid)
+        labels, runs = self.table["run_label"][of_study], self.table["run_slices"][of_study]
+        numbers = np.asarray(file_numbers, np.int64)[:, None]
+        shown = (runs[:, 0] <= numbers) & (numbers <= runs[:, 1])
+        return [frozenset(names[label] for label in labels[of_slice].tolist()) for of_slice in shown]
 
     def crop_grid(self, study: int, level: str) -> Grid:
         """The grid of a located level's crop, in LPS millimetres."""

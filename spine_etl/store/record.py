@@ -78,12 +78,12 @@ class BoxRecord(StrictModel):
 class Record(StrictModel):
     """The outcome of one study.
 
-    Either ``refusal`` is set, or ``row`` and ``objects`` (by array) are. ``fracture``
-    maps each level and ``patient_overall`` to 0, 1 or `UNKNOWN`. ``mask_name`` says which localizer or which
-    scheme of labels an external mask has, and is empty otherwise. ``straightened`` is True if a curved series
-    was resampled along its arc. ``slice_runs`` are, by name of a level or other label, the runs of file
-    numbers whose slices show it in the mask: the first and the last number of each run. All other files with
-    numbers between these show it too; those outside all runs do not.
+    Either ``refusal`` is set, or ``row`` and ``objects`` (by array) are. ``fracture`` maps each level and
+    ``patient_overall`` to 0, 1 or `UNKNOWN`. ``mask_name`` says which localizer or which scheme of labels an
+    external mask has, and is empty otherwise. ``straightened`` is True if a curved series was resampled along
+    its arc. ``slice_runs`` are, by name of a level or other label, the runs of file numbers whose slices show
+    it in the mask: the first and the last number of each run. The files with numbers between these show it
+    too, and those outside all its runs do not.
     """
 
     uid: str

@@ -24,7 +24,7 @@ from spine_etl.store.columns import (
     encode_column,
 )
 from spine_etl.store.schema import AXES, JOIN, Json, group_json, json_bytes
-from spine_etl.store.table import BOX_COLUMNS, STUDY_COLUMNS, Folds, VersionTable, uids_from_ascii
+from spine_etl.store.table import PART_COLUMNS, STUDY_COLUMNS, Folds, VersionTable, uids_from_ascii
 
 LEVEL_COORDINATE = Column(TEXT, ("level",), "the names along the level axis", "")
 WARNING_COORDINATE = Column(TEXT, ("warning",), "the codes along the warning axis: see docs/errors.md", "")
@@ -73,10 +73,12 @@ def _by_row(table: VersionTable, rows: int) -> dict[str, Values]:
     values["row"] = np.arange(rows, dtype=np.int32)
     values["in_version"][row] = True
     values["study_uid"][row] = table.study_uids
-    box_row = row[table["box_study"]]
-    order = np.argsort(box_row, kind="stable")
-    values["box_row"] = box_row[order]
-    return values | {name: table[name][order] for name in BOX_COLUMNS}
+    for kind, names in PART_COLUMNS.items():
+        row_of_part = row[table[f"{kind}_study"]]
+        order = np.argsort(row_of_part, kind="stable")
+        values[f"{kind}_row"] = row_of_part[order]
+        values |= {name: table[name][order] for name in names}
+    return values
 
 
 def table_keys(objects: Container[str]) -> list[str]:
@@ -113,7 +115,8 @@ def decode_table(objects: Mapping[str, bytes], levels: int) -> tuple[Json, Versi
     mask_names = attributes["mask_names"] if "mask_name" in stored else [""]
     in_version = stored["in_version"]
     sizes = {**FIXED_SIZES, "level": levels, "warning": len(warning_codes)}
-    sizes |= {"row": len(in_version), "box": len(stored["box_row"])}
+    sizes |= {"row": len(in_version)}
+    sizes |= {kind: len(stored.get(f"{kind}_row", ())) for kind in PART_COLUMNS}
     for name in READ_COLUMNS:
         shape = tuple(sizes[axis] for axis in COLUMNS[name].dimensions)
         if name not in stored:
@@ -124,13 +127,14 @@ def decode_table(objects: Mapping[str, bytes], levels: int) -> tuple[Json, Versi
     study_of_row = np.full(len(in_version), -1, np.int32)
     study_of_row[rows] = np.arange(len(rows))
     gathered = {name: stored[name][rows] for name in STUDY_COLUMNS}
-    gathered |= {name: stored[name] for name in BOX_COLUMNS}
     gathered["row"] = rows.astype(np.int32)
-    gathered["box_study"] = study_of_row[stored["box_row"]]
-    if (gathered["box_study"] < 0).any() or len(set(uids_from_ascii(gathered["study_uid_ascii"]))) != len(
-        rows
-    ):
-        raise ValueError("a box belongs to no study, or a study has two rows")
+    for kind, names in PART_COLUMNS.items():
+        gathered |= {name: stored[name] for name in names}
+        gathered[f"{kind}_study"] = study_of_row[stored[f"{kind}_row"]]
+        if (gathered[f"{kind}_study"] < 0).any():
+            raise ValueError(f"a {kind} belongs to no study")
+    if len(set(uids_from_ascii(gathered["study_uid_ascii"]))) != len(rows):
+        raise ValueError("a study has two rows")
     return attributes, VersionTable(gathered, tuple(mask_names), tuple(warning_codes)).sorted_by_uid()
 
 

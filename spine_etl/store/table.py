@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spine_etl.recipe import Recipe
 from spine_etl.store.arrays import ARRAY_NAMES
 from spine_etl.store.columns import COLUMNS, UID_LENGTH
 from spine_etl.store.record import UNKNOWN, Record
@@ -27,9 +28,11 @@ STUDY_COLUMNS = [
     if column.dimensions[0] == "row" and name not in {"row", "in_version", "study_uid"}
 ]
 """Columns with one value per study; ``row`` and the UIDs apart, those that are content."""
-BOX_COLUMNS = [
-    name for name, column in COLUMNS.items() if column.dimensions[0] == "box" and name != "box_row"
-]
+PART_COLUMNS = {
+    kind: [n for n, column in COLUMNS.items() if column.dimensions[0] == kind and n != f"{kind}_row"]
+    for kind in ("box", "run")
+}
+"""Columns with one value per box, and per run of slices that show a label: a study can have any number."""
 
 NO_FOLD = -1
 """Fold of a study that has not been assigned one."""
@@ -53,10 +56,11 @@ class Folds:
 
 @dataclass(frozen=True)
 class VersionTable:
-    """Studies sorted by UID, and their boxes in the same order.
+    """Studies sorted by UID, and their boxes and runs of slices in the same order.
 
-    ``columns`` has the `STUDY_COLUMNS` and `BOX_COLUMNS`, with a value for each study or box, whose meanings
-    `COLUMNS` gives; and ``row``, the row of each study, and ``box_study``, the index of each box's study.
+    ``columns`` has the `STUDY_COLUMNS` and `PART_COLUMNS`, with a value for each study, box or run, whose
+    meanings `COLUMNS` gives; and ``row``, the row of each study, and ``box_study`` and ``run_study``, the
+    index of the study of each box and run.
     ``mask_names`` are the texts that ``mask_name`` refers to, ``warning_codes`` the second axis of
     ``warnings``; both are sorted, and contain what is used.
     """
@@ -88,8 +92,10 @@ class VersionTable:
         """
         codes = {"mask_name": self.mask_names, "warnings": self.warning_codes}
         digests: dict[str, str] = {}
-        for name in [*STUDY_COLUMNS, "box_row", *BOX_COLUMNS]:
-            values = self["box_study" if name == "box_row" else name]
+        in_memory = {f"{kind}_row": f"{kind}_study" for kind in PART_COLUMNS}
+        parts = [name for kind, names in PART_COLUMNS.items() for name in (f"{kind}_row", *names)]
+        for name in [*STUDY_COLUMNS, *parts]:
+            values = self[in_memory.get(name, name)]
             description = [name, COLUMNS[name].data_type, values.shape, codes.get(name, ())]
             header = json.dumps(description, separators=(",", ":"))
             content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
@@ -107,7 +113,7 @@ class VersionTable:
         return merged
 
     def without(self, uids: Set[str]) -> VersionTable:
-        """This table without these studies and their boxes."""
+        """This table without these studies, their boxes and runs."""
         kept = [index for index, uid in enumerate(self.study_uids) if uid not in uids]
         return self._reordered(np.array(kept, dtype=np.int64))
 
@@ -116,15 +122,16 @@ class VersionTable:
         return self._reordered(np.array(sorted(range(len(uids)), key=uids.__getitem__), dtype=np.int64))
 
     def _reordered(self, order: npt.NDArray[np.int64]) -> VersionTable:
-        """The studies at these indices, in this order, with their boxes, and the codes that they use."""
+        """The studies at these indices, in this order, with their parts, and the codes that they use."""
         new_index = np.full(len(self), -1, np.int64)
         new_index[order] = np.arange(len(order))
-        box_study = new_index[self["box_study"]]
-        boxes = np.flatnonzero(box_study >= 0)
-        boxes = boxes[np.argsort(box_study[boxes], kind="stable")]
         columns = {name: self[name][order] for name in ["row", *STUDY_COLUMNS]}
-        columns |= {name: self[name][boxes] for name in BOX_COLUMNS}
-        columns["box_study"] = box_study[boxes].astype(np.int32)
+        for kind, names in PART_COLUMNS.items():
+            study = new_index[self[f"{kind}_study"]]
+            parts = np.flatnonzero(study >= 0)
+            parts = parts[np.argsort(study[parts], kind="stable")]
+            columns |= {name: self[name][parts] for name in names}
+            columns[f"{kind}_study"] = study[parts].astype(np.int32)
         reordered = replace(self, columns=columns)
         used_names = [self.mask_names[code] for code in np.unique(columns["mask_name"]).tolist()]
         used = np.unique(columns["warnings"].nonzero()[1])
@@ -143,10 +150,17 @@ class VersionTable:
         return VersionTable({**self.columns, "mask_name": mask_name, "warnings": warnings}, names, codes)
 
 
-def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> VersionTable:
+def table_from_records(records: Iterable[Record], recipe: Recipe) -> VersionTable:
     """The table of these records, without the refused ones; folds are not assigned yet."""
     records = [record for record in records if record.refusal is None]
+    levels, labels = list(recipe.levels), {**recipe.levels, **recipe.other_labels}
     boxes = [(index, box) for index, record in enumerate(records) for box in record.boxes]
+    runs = [
+        (index, labels[name], run)
+        for index, record in enumerate(records)
+        for name, runs_of_label in record.slice_runs.items()
+        for run in runs_of_label
+    ]
     n = len(levels)
     no_position = (np.nan,) * 3
     names = sorted({record.mask_name for record in records})
@@ -198,6 +212,8 @@ def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> Vers
             [[box.in_crops.get(level, (np.nan,) * 6) for level in levels] for _, box in boxes],
             (n, 6),
         ),
+        "run_label": ([label for _, label, _ in runs], ()),
+        "run_slices": ([run for _, _, run in runs], (2,)),
     }
     columns = {
         name: np.array(values, COLUMNS[name].data_type).reshape((len(values), *axes))
@@ -205,6 +221,7 @@ def table_from_records(records: Iterable[Record], levels: Sequence[str]) -> Vers
     }
     columns["row"] = np.array([record.row for record in records], np.int32)
     columns["box_study"] = np.array([index for index, _ in boxes], np.int32)
+    columns["run_study"] = np.array([index for index, *_ in runs], np.int32)
     return VersionTable(columns, tuple(names), tuple(codes)).sorted_by_uid()
 
 
@@ -223,11 +240,13 @@ def _join(older: VersionTable, newer: VersionTable) -> VersionTable:
     names = {*older.mask_names, *newer.mask_names}
     codes = {*older.warning_codes, *newer.warning_codes}
     first, second = older._with_codes(names, codes), newer._with_codes(names, codes)
+    by_part = [name for names in PART_COLUMNS.values() for name in names]
     columns = {
-        name: np.concatenate([first[name], second[name]]) for name in ["row", *STUDY_COLUMNS, *BOX_COLUMNS]
+        name: np.concatenate([first[name], second[name]]) for name in ["row", *STUDY_COLUMNS, *by_part]
     }
-    box_study = np.concatenate([first["box_study"], second["box_study"] + len(first)])
-    columns["box_study"] = box_study.astype(np.int32)
+    for kind in PART_COLUMNS:
+        study = np.concatenate([first[f"{kind}_study"], second[f"{kind}_study"] + len(first)])
+        columns[f"{kind}_study"] = study.astype(np.int32)
     return replace(first, columns=columns)
 
 

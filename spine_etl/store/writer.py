@@ -199,8 +199,7 @@ class StoreWriter:
         has the study, it stays as it is: a network failure must not remove studies. Studies keep their folds
         unless the division changes.
         """
-        levels = list(self.recipe.levels)
-        table = table_from_records([], levels) if base is None else base.table
+        table = table_from_records([], self.recipe) if base is None else base.table
         refused = {entry["uid"]: entry for entry in ([] if base is None else base.refused)}
         known_folds = {}
         if base is not None and base.folds == division:
@@ -216,7 +215,7 @@ class StoreWriter:
                 entry = record.refusal.model_dump(include={"code", "reason", "action"})
                 refused[record.uid] = {"uid": record.uid, **entry}
         refusals = [{**refused[uid], "fold": known_folds.get(uid, NO_FOLD)} for uid in sorted(refused)]
-        newer = table_from_records(records, levels)
+        newer = table_from_records(records, self.recipe)
         return table.without(set(refused)).updated(newer, known_folds, division.count), refusals
 
     def _write_table(self, commit: Json, table: VersionTable, refused: list[dict[str, Any]]) -> Json:

@@ -13,7 +13,7 @@ from zarr.storage import MemoryStore
 
 from spine_etl.store.columns import COLUMNS, FIXED_SIZES, TEXT, column_keys, decode_column, encode_column
 
-SIZES = {**FIXED_SIZES, "row": 3, "box": 2, "level": 2, "warning": 1}
+SIZES = {**FIXED_SIZES, "row": 3, "run": 3, "box": 2, "level": 2, "warning": 1}
 
 
 def example(name: str, sizes: dict[str, int] = SIZES) -> Any:

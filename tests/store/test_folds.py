@@ -71,12 +71,12 @@ steps = st.lists(
 
 def check_updates(steps: list[tuple[Version, set[str]]], folds: int) -> None:
     """Remove studies, then add or replace some, several times; folds outlive a removal."""
-    table = table_from_records([], LEVELS)
+    table = table_from_records([], RECIPE)
     studies: Version = {}
     past: dict[str, int] = {}
     for newer, removed in steps:
         records = [record(uid, *newer[uid]) for uid in sorted(newer, reverse=True)]
-        table = table.without(removed).updated(table_from_records(records, LEVELS), past, folds)
+        table = table.without(removed).updated(table_from_records(records, RECIPE), past, folds)
         studies = {uid: study for uid, study in studies.items() if uid not in removed} | newer
         expected = assign({uid: label for uid, (_, label, _) in studies.items()}, past, folds)
         past |= expected
@@ -120,7 +120,7 @@ def test_many_updated_tables_are_those_of_dicts(steps: list[tuple[Version, set[s
 def test_fold_under_ties(labels: list[int], kept: dict[int, int], expected: list[int]) -> None:
     records = [record(f"1.{index}", index, label) for index, label in enumerate(labels)]
     past = {f"1.{index}": fold for index, fold in kept.items()}
-    table = table_from_records([], LEVELS).updated(table_from_records(records, LEVELS), past, 3)
+    table = table_from_records([], RECIPE).updated(table_from_records(records, RECIPE), past, 3)
     assert table["fold"].tolist() == expected
     assert table["fold"].dtype == np.int16
 

@@ -34,7 +34,7 @@ def by_row(table: VersionTable, rows: int, folder: Path) -> Any:
 
 
 def test_index_of_each_column_is_the_row(tmp_path: Path) -> None:
-    table = table_from_records([record("1.3", 1, (7, 3)), record("1.2", 4, (9,))], LEVELS)
+    table = table_from_records([record("1.3", 1, (7, 3)), record("1.2", 4, (9,))], RECIPE)
     stored = by_row(table, 6, tmp_path)
     assert stored["row"][...].tolist() == [0, 1, 2, 3, 4, 5]
     assert stored["in_version"][...].tolist() == [False, True, False, False, True, False]
@@ -52,7 +52,7 @@ def test_index_of_each_column_is_the_row(tmp_path: Path) -> None:
 
 
 def test_stored_table_is_read_again() -> None:
-    table = table_from_records([record("1.3", 1, (7, 3)), record("1.2", 4, (9,))], LEVELS)
+    table = table_from_records([record("1.3", 1, (7, 3)), record("1.2", 4, (9,))], RECIPE)
     objects = encode_table(table, 6, LEVELS, {"refused": []})
     attributes, again = decode_table({key: objects[key] for key in table_keys(objects)}, len(LEVELS))
     assert attributes["refused"] == []
@@ -64,7 +64,7 @@ def test_stored_table_is_read_again() -> None:
 
 
 def test_a_box_without_a_study_is_an_error() -> None:
-    table = table_from_records([record("1.2", 1, (9,))], LEVELS)
+    table = table_from_records([record("1.2", 1, (9,))], RECIPE)
     objects = encode_table(table, 2, LEVELS, {})
     objects |= encode_column("box_row", COLUMNS["box_row"], np.zeros(1, np.int32))
     with pytest.raises(ValueError, match="a box belongs to no study"):
