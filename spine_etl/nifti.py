@@ -42,6 +42,7 @@ _LABEL_TABLE_ENTRY = re.compile(
     rb"""<Label\s[^>]{0,300}?\bKey=["'](\d{1,9})["'][^>]{0,300}>\s{0,9}(?:<!\[CDATA\[)?([^<\]]{1,64})"""
 )
 _MAX_FRACTION = 1e-4  # float32 scaling leaves a label of 255 within 2e-5 of an integer
+_MAX_QUANTUM = 0.5  # with a coarser scl_slope a fraction could be taken for the label beside it
 
 
 def read_label_map(path: FileOrPath) -> LabelMap:
@@ -205,14 +206,16 @@ def _integer_labels(
     values: npt.NDArray[Any], scaling: tuple[float, float] | None, name: str
 ) -> npt.NDArray[Any]:
     """The scaled values, checked to be integers from 0 to 255, in their own type or float64."""
+    tolerance = 0.0
     if scaling is not None:
+        tolerance = _tolerance(values.dtype, scaling[0])
         values = values.astype(np.float64) * scaling[0] + scaling[1]
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise MaskUnreadable(f"{name} contains values that are not finite.")
         exact, values = values, np.rint(values)
         fraction = np.abs(exact - values)
-        if fraction.max() > (_MAX_FRACTION if scaling else 0.0):
+        if fraction.max() > tolerance:
             value = exact.flat[fraction.argmax()]
             raise MaskUnreadable(f"{name} contains {value:g}, which is not an integer label.")
     beyond = [value for value in (values.min(), values.max()) if not 0 <= value <= 255]
@@ -221,6 +224,17 @@ def _integer_labels(
             f"{name} contains the label {beyond[0]:g}.", action="Renumber the labels to 0 to 255."
         )
     return values
+
+
+def _tolerance(stored: np.dtype[Any], slope: float) -> float:
+    """How far a scaled value may be from its label.
+
+    A tool that writes float labels as integers rounds them to multiples of scl_slope, one of which is within
+    half a slope of each label.
+    """
+    if stored.kind == "f" or abs(slope) >= _MAX_QUANTUM:
+        return _MAX_FRACTION
+    return abs(slope) / 2 + _MAX_FRACTION
 
 
 def _grid(header: Any, shape: tuple[int, ...], name: str) -> Grid:

@@ -356,3 +356,49 @@ def test_labels_are_0_to_255(tmp_path: Path) -> None:
     for value in (-1, 256):
         with pytest.raises(LabelUnknown, match=str(value)):
             read_label_map(saved(tmp_path / "mask.nii", np.array([[[0, value]]], np.int16)))
+
+
+@pytest.mark.parametrize("highest", [3, 7, 19, 25])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int32])
+def test_float_labels_that_nibabel_writes_as_integers(tmp_path: Path, highest: int, dtype: type) -> None:
+    """Nibabel scales them to the range of the type, so no stored value is a multiple of the slope."""
+    labels = np.random.default_rng(0).integers(0, highest + 1, (6, 5, 4))
+    labels.flat[:2] = 0, highest
+    image = nib.Nifti1Image(labels.T.astype(np.float64), np.eye(4))
+    image.set_data_dtype(dtype)
+    nib.save(image, tmp_path / "mask.nii")
+    slope = float(nib.load(tmp_path / "mask.nii").dataobj.slope)
+    assert 0 < slope < 0.2
+    np.testing.assert_array_equal(read_label_map(tmp_path / "mask.nii").labels, labels)
+    image.dataobj[1, 1, 1] = labels[1, 1, 1] + (0.5 if labels[1, 1, 1] == 0 else -0.5)
+    nib.save(image, tmp_path / "interpolated.nii")
+    with pytest.raises(MaskUnreadable, match="not an integer label"):
+        read_label_map(tmp_path / "interpolated.nii")
+
+
+@pytest.mark.parametrize(("off", "accepted"), [(0.0, True), (0.05, True), (-0.05, True), (0.0512, False)])
+def test_labels_of_stored_integers_are_within_half_a_quantum(
+    tmp_path: Path, off: float, accepted: bool
+) -> None:
+    """Stored 20 with slope 0.1 and this intercept are label 2, or no label."""
+    path = saved(tmp_path / "mask.nii", np.full((3, 3, 3), 20, np.uint8))
+    patched(path, 112, np.array([0.1, off], "<f4").tobytes())
+    if accepted:
+        assert (read_label_map(path).labels == 2).all()
+    else:
+        with pytest.raises(MaskUnreadable, match=r"2\.051"):
+            read_label_map(path)
+
+
+@pytest.mark.parametrize(("slope", "accepted"), [(0.45, True), (0.55, False)])
+def test_half_a_quantum_counts_only_if_it_is_less_than_a_quarter(
+    tmp_path: Path, slope: float, accepted: bool
+) -> None:
+    """Stored 1 is 0.2 from the label 1 in both."""
+    path = saved(tmp_path / "mask.nii", np.ones((3, 3, 3), np.uint8))
+    patched(path, 112, np.array([slope, 0.8 - slope], "<f4").tobytes())
+    if accepted:
+        assert (read_label_map(path).labels == 1).all()
+    else:
+        with pytest.raises(MaskUnreadable, match=r"0\.8"):
+            read_label_map(path)

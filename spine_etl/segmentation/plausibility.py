@@ -126,8 +126,9 @@ def check_plausible(
     }
     spine = spine_of({name: region.centroid_mm for name, region in present.items()}, [n for n, _ in order])
     names = {label: name for name, label in (*recipe.levels.items(), *recipe.other_labels.items())}
-    by_name = {names[label]: region for label, region in regions.items() if names[label] not in ambiguous}
-    _check_sizes(by_name, label_map)
+    by_name = {names[label]: region for label, region in regions.items()}
+    _check_sizes(by_name, label_map, ambiguous)
+    by_name = {name: region for name, region in by_name.items() if name not in ambiguous}
     _check_order(spine)
     fit = bone_fit(label_map, volume, *_box(regions))
     _check_bone(fit, len(regions))
@@ -155,19 +156,19 @@ def _extent_mm(region: LabelRegion, label_map: LabelMap) -> FloatArray:
     return size
 
 
-def _check_sizes(regions: Mapping[str, LabelRegion], label_map: LabelMap) -> None:
+def _check_sizes(regions: Mapping[str, LabelRegion], label_map: LabelMap, ambiguous: Collection[str]) -> None:
     for name, region in regions.items():
         part = vertebra_region(name)
+        cm3, limit_cm3 = region.volume_mm3 / 1000, _MAX_MM3[part] / 1000
+        if name in ambiguous and len(regions) == 1:
+            limit_cm3 = _USUAL_MM3[part][1] / 1000  # several large parts under one number: a binary mask
+        if cm3 > limit_cm3:
+            raise MaskImplausible(f"{name} has {cm3:.1f} cm3; no vertebra exceeds {limit_cm3:.0f} cm3.")
         length, height = float(_extent_mm(region, label_map).max()), _height_mm(region, label_map)
-        if (
-            region.volume_mm3 > _MAX_MM3[part]
-            or length > _MAX_LENGTH_MM[part]
-            or height > _MAX_HEIGHT_MM[part]
-        ):
+        if name not in ambiguous and (length > _MAX_LENGTH_MM[part] or height > _MAX_HEIGHT_MM[part]):
             raise MaskImplausible(
-                f"{name} has {region.volume_mm3 / 1000:.1f} cm3, is {length:.0f} mm long and {height:.0f} mm "
-                f"high; no vertebra exceeds {_MAX_MM3[part] / 1000:.0f} cm3, {_MAX_LENGTH_MM[part]:.0f} and "
-                f"{_MAX_HEIGHT_MM[part]:.0f} mm."
+                f"{name} is {length:.0f} mm long and {height:.0f} mm high; no vertebra exceeds "
+                f"{_MAX_LENGTH_MM[part]:.0f} and {_MAX_HEIGHT_MM[part]:.0f} mm."
             )
 
 
