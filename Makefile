@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up everything they need; a second call of either starts in seconds.
-.PHONY: demo test lint coverage mutants errors bench environment clean postgresql
+.PHONY: demo test lint coverage mutants errors bench environment clean postgresql clients
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -58,8 +58,26 @@ postgresql:
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql >/dev/null 2>&1; } || \
 		echo "PostgreSQL is missing and cannot be installed: the test of docker-compose.yml will be skipped."
 
+# Other zarr clients, for tests/store/test_clients.py; a test is skipped with a message if its client is missing.
+CLIENTS := .make/clients
+clients:
+	@mkdir -p $(CLIENTS)
+	@test -d $(CLIENTS)/node_modules/zarrita || { \
+		command -v npm >/dev/null && echo "Installing zarrita ..." && \
+		npm install --silent --no-save --prefix $(CLIENTS) zarrita@0.7.5 >/dev/null; } || \
+		echo "zarrita cannot be installed: its test will be skipped."
+	@test -x $(CLIENTS)/zarr-3.2/bin/python || { \
+		for python in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
+			$$python -c "" 2>/dev/null && break; python=; done; \
+		test -n "$$python" && echo "Installing zarr-python 3.2 ..." && \
+		rm -rf $(CLIENTS)/part && $$python -m venv $(CLIENTS)/part && \
+		$(CLIENTS)/part/bin/python -m pip install --quiet --disable-pip-version-check \
+			zarr==3.2.1 xarray==2026.9.0 && \
+		mv $(CLIENTS)/part $(CLIENTS)/zarr-3.2; } || \
+		echo "zarr-python 3.2 (Python 3.12) cannot be installed: its test will be skipped."
+
 # Two test files at a time: half of the suite's time is spent waiting for servers to start.
-test: lint postgresql
+test: lint postgresql clients
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # First interpreted, so that the lines of compiled kernels count; tests of the compilation do not apply there.

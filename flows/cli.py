@@ -169,7 +169,7 @@ def print_summary(summary: Summary) -> None:
         (_MISSING_IN_FOLDS, summary.studies_without_fold),
     ):
         if uids:
-            more = ", ..." if len(uids) > _LISTED_STUDIES else ""
+            more = f" and {len(uids) - _LISTED_STUDIES} more" if len(uids) > _LISTED_STUDIES else ""
             print_line(f"folds: {text.format(len(uids))}: {', '.join(uids[:_LISTED_STUDIES])}{more}.")
     if not summary.processed:
         print_line("Nothing new: no study was processed.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,19 @@ def summary(*, processed: int = 0, unchanged: int = 0, refused: int = 0) -> Summ
 def test_status_of_a_summary(processed: int, unchanged: int, refused: int, status: int) -> None:
     made = summary(processed=processed, unchanged=unchanged, refused=refused)
     assert run(parse("--store", "store"), lambda request: made) == status
+
+
+def test_studies_that_differ_from_the_table_of_folds_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    only_in_table = [f"9.{number}" for number in range(11)]
+    made = replace(
+        summary(processed=1), folds_without_study=only_in_table, studies_without_fold=["1.1", "1.2"]
+    )
+    assert run(parse("--store", "store", "--folds", "folds.csv"), lambda request: made) == 0
+    printed = capsys.readouterr().err
+    assert "folds: 11 studies of the table are neither in the version nor refused: 9.0, 9.1, " in printed
+    assert "9.9 and 1 more.\n" in printed
+    assert "2 studies are not in the table and got a fold as if there were none: 1.1, 1.2.\n" in printed
+    assert build_request(parse("--store", "store", "--folds", "folds.csv")).folds == "folds.csv"
 
 
 def test_status_and_line_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
