@@ -8,12 +8,17 @@ import torch
 from model.data.targets import Indices
 from model.localizer.network import class_of_label
 from spine_etl.store import Store
-from spine_etl.store.schema import MASK_SOURCE
+from spine_etl.store.schema import LEVEL_STATUS, MASK_SOURCE
 
 
 def segmented_studies(store: Store) -> Indices:
-    """Indices of the studies whose mask is their own segmentation, not predicted."""
-    return np.flatnonzero(store.table["mask_source"] == MASK_SOURCE.index("given"))
+    """Indices of the studies whose mask is their own segmentation, not predicted, without ambiguous levels.
+
+    Of an ambiguous level the overview has two parts, of which one is wrong.
+    """
+    is_given = store.table["mask_source"] == MASK_SOURCE.index("given")
+    is_ambiguous = (store.table["level_status"] == LEVEL_STATUS.index("ambiguous")).any(axis=1)
+    return np.flatnonzero(is_given & ~is_ambiguous)
 
 
 class Overviews:
