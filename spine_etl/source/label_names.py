@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,14 +98,7 @@ class LabelNames(StrictModel):
 
     def level_of(self, class_name: str) -> str | None:
         """The level that a class file or a segment with this name shows; None if it is not a named level."""
-        wanted = class_name.strip().casefold()
-        for pattern in self.class_names:
-            before, after = pattern.casefold().split("{level}")
-            if wanted.startswith(before) and wanted.endswith(after):
-                level = wanted[len(before) : len(wanted) - len(after)]
-                if level in self._by_casefold():
-                    return self._by_casefold()[level]
-        return None
+        return _levels_by_class(self.class_names, tuple(self.labels)).get(class_name.strip().casefold())
 
     def ignores_number(self, number: int) -> bool:
         return self.ignore == "all others" or number in self._ignored_numbers()
@@ -113,9 +107,6 @@ class LabelNames(StrictModel):
         if "all others" in (self.ignore, self.ignore_classes):
             return True
         return class_name.strip().casefold() in map(str.casefold, self.ignore_classes)
-
-    def _by_casefold(self) -> Mapping[str, str]:
-        return {name.casefold(): name for name in self.labels}
 
     def _ignored_numbers(self) -> Iterator[int]:
         for entry in () if self.ignore == "all others" else self.ignore:
@@ -142,6 +133,16 @@ def load_label_names(name: str | Path) -> LabelNames:
     """
     name = _ALIASES.get(str(name), name)
     return load_settings(name, LabelNames, _SHIPPED, kind="set of label names", invalid=LabelNamesInvalid)
+
+
+@lru_cache(maxsize=16)
+def _levels_by_class(class_names: tuple[str, ...], levels: tuple[str, ...]) -> Mapping[str, str]:
+    """The level of each class name, casefolded; an earlier pattern has precedence."""
+    return {
+        pattern.replace("{level}", level).casefold(): level
+        for pattern in reversed(class_names)
+        for level in levels
+    }
 
 
 def looks_like_level(class_name: str) -> bool:

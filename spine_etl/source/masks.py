@@ -39,7 +39,7 @@ _OTHER_WORDS = frozenset(
         *("pred", "prediction", "predicted", "auto", "automatic", "manual", "corrected", "final"),
     )
 )
-_SUFFIXES = (".nii", ".nii.gz")
+_NIFTI = re.compile(r"(.*)\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 _MAX_DEPTH = 8  # folders below the folder of masks
 _MAX_LISTED = 20  # files of a folder that are named one by one, if they are no masks
 
@@ -102,21 +102,18 @@ class _FoundMask(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A file and the names of the folders above it, below the folder of masks."""
+    """A file and the names of the folders above it, below the folder of masks.
+
+    ``stem`` is its name without .nii or .nii.gz; None if it has neither.
+    """
 
     folders: tuple[str, ...]
     file: File
+    stem: str | None
 
     @property
     def path(self) -> str:
         return "/".join((*self.folders, self.file.name))
-
-    @property
-    def stem(self) -> str | None:
-        """The name without .nii or .nii.gz; None if it has neither."""
-        name = self.file.name
-        suffix = next((suffix for suffix in reversed(_SUFFIXES) if name.lower().endswith(suffix)), None)
-        return name[: -len(suffix)] if suffix else None
 
 
 @dataclass
@@ -129,10 +126,11 @@ class _Findings:
     def sort_nifti(self, entries: Sequence[_Entry], names: LabelNames, uids: frozenset[str]) -> None:
         """NIfTI files: multi-label files by their names, all others in a study's folder as its classes."""
         class_files: dict[tuple[str, tuple[str, ...]], list[_Entry]] = defaultdict(list)
+        parents: dict[tuple[str, ...], str | None] = {}
         for entry in entries:
-            uid = _uid_in_name(entry.stem or "", uids)
-            parents = [_uid_in_name(folder, uids) for folder in entry.folders]
-            parent = next((match for match in reversed(parents) if match), None)
+            if entry.folders not in parents:
+                parents[entry.folders] = _uid_in_folders(entry.folders, uids)
+            uid, parent = _uid_in_name(entry.stem or "", uids), parents[entry.folders]
             if uid and parent and uid != parent:
                 self.unused.append(UnusedMask(entry.path, TWO_STUDIES))
             elif uid or (parent and _are_mask_words(_words(entry.stem or ""))):
@@ -210,7 +208,7 @@ def _list(root: Folder, unused: list[UnusedMask]) -> Iterator[_Entry]:
             for (folders, _), (files, subfolders) in zip(level, contents, strict=True):
                 visible = [file for file in files if not file.name.startswith(".")]
                 inner = [folder for folder in subfolders if not folder.name.startswith(".")]
-                yield from (_Entry(folders, file) for file in visible)
+                yield from (_Entry(folders, file, _stem(file.name)) for file in visible)
                 if not visible and not inner:
                     unused.append(UnusedMask("/".join(folders) or root.name, EMPTY))
                 if len(folders) == _MAX_DEPTH and inner:
@@ -218,6 +216,17 @@ def _list(root: Folder, unused: list[UnusedMask]) -> Iterator[_Entry]:
                     continue
                 below += [((*folders, folder.name), folder) for folder in inner]
             level = below
+
+
+def _stem(name: str) -> str | None:
+    match = _NIFTI.fullmatch(name)
+    return match[1] if match else None
+
+
+def _uid_in_folders(folders: Sequence[str], uids: frozenset[str]) -> str | None:
+    """The study that the innermost of these folders named for one is named for."""
+    matches = (_uid_in_name(folder, uids) for folder in reversed(folders))
+    return next((match for match in matches if match), None)
 
 
 def _uid_in_name(name: str, uids: frozenset[str]) -> str | None:

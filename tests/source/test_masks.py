@@ -96,6 +96,16 @@ def test_files_of_verse_find_their_study(tmp_path: Path) -> None:
     assert unused(assignment) == {"rawdata/sub-verse004": NO_LEVEL}
 
 
+def test_the_longest_uid_in_a_name_is_taken(tmp_path: Path) -> None:
+    uids = ("1.2.3", "1.2.3.4", "1.2.3.4_seg", "1.2")
+    assignment = assign(tmp_path, "1.2.3.4-mask.nii.gz", "1.2.3.4_seg.nii.gz", "1.2.seg.nii", uids=uids)
+    assert found(assignment) == {
+        "1.2": ["1.2.seg.nii"],
+        "1.2.3.4": ["1.2.3.4-mask.nii.gz"],
+        "1.2.3.4_seg": ["1.2.3.4_seg.nii.gz"],
+    }
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
