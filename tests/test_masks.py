@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from spine_etl.phantom import write_phantom
 from spine_etl.pipeline import crop_study, process_study
 from spine_etl.recipe import Recipe
 from spine_etl.s3 import open_bucket
-from spine_etl.source.files import open_source
+from spine_etl.source.files import LocalFolder, open_source
 from spine_etl.source.label_names import LabelNames, load_label_names
 from spine_etl.source.layout import Study, discover_studies
 from spine_etl.source.masks import assign_masks
@@ -167,3 +168,18 @@ def test_masks_on_s3_give_the_same_row(source: Path, study: Study, tmp_path: Pat
     key = f"masks/{study.uid}_seg.nii.gz"
     open_bucket(s3_bucket).put(key, (tmp_path / f"{study.uid}.nii.gz").read_bytes())
     assert_same_row(with_masks(study, f"{s3_bucket}/masks", OWN), study, OWN)
+
+
+@pytest.mark.real_data
+def test_real_mask_with_the_numbers_of_verse(real_data: Path, tmp_path: Path) -> None:
+    """A lumbar CT's mask, L2 to L4, in another axis order: each vertebra gets the number of its name."""
+    path = real_data / "ct_mask_pair_lumbar" / "sub-ct_seg-vert_label-22_msk.nii.gz"
+    shutil.copyfile(path, tmp_path / "1.2.3_seg.nii.gz")
+    study = with_masks(Study("1.2.3", LocalFolder(tmp_path)), tmp_path, load_label_names("verse"))
+    levels = {"levels": {"L4": 1, "L2": 2}, "other_labels": {"L3": 3}}
+    mask = read_mask(study, Recipe.model_validate(RECIPE.model_dump() | levels))
+    stored = np.asarray(nibabel.load(path).dataobj)
+    assert mask is not None
+    for own, number in {21: 2, 22: 3, 23: 1}.items():
+        assert (stored == own).sum() > 1000
+        np.testing.assert_array_equal(number == mask.labels.T, stored == own)
