@@ -74,21 +74,20 @@ def test_objects_columns_and_root_have_their_digests(root: Path) -> None:
     uids = column(table, "study_uid")
     rows = sorted(np.flatnonzero(column(table, "in_version")).tolist(), key=lambda row: uids[row].encode())
     assert [uids[row] for row in rows] == sorted(uid for uid, _ in SEEDS.values())
-    studies, orders = {}, {}
-    for kind in ("box", "run"):
-        studies[kind] = np.array([rows.index(row) for row in column(table, f"{kind}_row")], np.int64)
-        orders[kind] = np.argsort(studies[kind], kind="stable")
+    owners, orders = {}, {}
+    for part in ("box", "run"):
+        owners[part] = np.array([rows.index(row) for row in column(table, f"{part}_row")], np.int32)
+        orders[part] = np.argsort(owners[part], kind="stable")
     codes = {"mask_name": about["mask_names"], "warnings": about["warning_codes"]}
     digests = {}
     for name in {key.partition("/")[0] for key in written} - {
         "zarr.json", "row", "in_version", "study_uid", "level", "warning",
     }:  # fmt: skip
         values = column(table, name)
-        kind, _, rest = name.partition("_")
-        if kind in studies and rest == "row":
-            values = studies[kind][orders[kind]].astype(values.dtype)
-        else:
-            values = values[orders[kind] if kind in orders else rows]
+        part, _, rest = name.partition("_")
+        if rest == "row":
+            values = owners[part]
+        values = values[orders.get(part, rows)]
         data_type = json.loads((table / name / "zarr.json").read_text())["data_type"]
         description = [name, data_type, list(values.shape), codes.get(name, [])]
         digests[name] = sha256(compact(description) + values.tobytes())

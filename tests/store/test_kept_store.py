@@ -23,9 +23,9 @@ OVERVIEW_IMAGES = ["623e37feb78c", "efcee0ab7352", "a774bef561da", "459cc91f1e2a
 OVERVIEW_MASKS = ["57b4c136e5a1", "361aa86ed82b", "2e060e5dd7f9", "59ec91dcb7dc"]
 """Starts of the SHA-256 of the voxels in C order, little-endian."""
 ROOT_DIGESTS = [
-    "83f48792816b1c9d40c70315865e2567a7c4bfadfc9f511bc7d1bfd567395ad8",
-    "001472760cef68aca68389e0a29e3502b7bcd1cb50fcd76738a2473a12216ba4",
-    "cc65b71d1e58e131c66d9d790c09cebfbd2723e503b3818984bf955c882459aa",
+    "5448c4e97f24f4fae971550c1f999179db3901a50b710f63c8932225089be2c0",
+    "1f9f76ae316e3eb557ca5a0e168ddfa4672ced057b864f8d3e39eae9bfafc36f",
+    "b6939716a47f96202ef0c58aaa97f2722c4e753af8c99a938abe45532131db5e",
 ]
 
 
@@ -101,6 +101,13 @@ def test_warnings_and_boxes(root: Path) -> None:
     assert table.mask_names == ("",)
     assert table["box_study"].tolist() == [2] * 8
     assert table["box_level"].tolist() == [2] * 4 + [6] * 4
+
+
+def test_slices_of_each_level(root: Path) -> None:
+    store = open_store(root)
+    shown = store.levels_in_slices(UIDS[0], [1, 13, 29, 49])
+    assert shown == [set(), {"C1", "C2"}, {"C4"}, {"T1"}]
+    assert store.levels_in_slices(UIDS[3], [29]) == [set()]  # it has no mask
 
 
 def test_records_are_read(root: Path) -> None:

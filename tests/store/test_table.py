@@ -49,9 +49,9 @@ def test_studies_and_their_boxes_are_sorted_by_uid() -> None:
 def test_many_boxes_of_a_study_keep_their_order() -> None:
     """More than sixteen, from where on numpy's default sort is not stable."""
     numbers = {uid: tuple(np.random.default_rng(int(uid[2:])).permutation(300).tolist()) for uid in UIDS}
-    table = table_from_records([record(uid, row, numbers[uid]) for row, uid in enumerate(UIDS)], LEVELS)
-    newer = table_from_records([record("1.4", 9, (5, 3))], LEVELS)
-    for version in (table, table_from_records([], LEVELS).updated(table, {}, 5)):
+    table = table_from_records([record(uid, row, numbers[uid]) for row, uid in enumerate(UIDS)], RECIPE)
+    newer = table_from_records([record("1.4", 9, (5, 3))], RECIPE)
+    for version in (table, table_from_records([], RECIPE).updated(table, {}, 5)):
         assert boxes_by_uid(version) == [(uid, number) for uid in sorted(UIDS) for number in numbers[uid]]
     kept = [(uid, number) for uid in ("1.2", "1.3") for number in numbers[uid]]
     updated = table.without({"1.1"}).updated(newer, {}, 5)
