@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,3 +184,66 @@ def test_real_mask_with_the_numbers_of_verse(real_data: Path, tmp_path: Path) ->
     for own, number in {21: 2, 22: 3, 23: 1}.items():
         assert (stored == own).sum() > 1000
         np.testing.assert_array_equal(number == mask.labels.T, stored == own)
+
+
+def as_float(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image(labels.astype(np.float32), affine)
+
+
+def as_255(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image(labels * np.uint8(255), affine)
+
+
+def as_int64(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image(labels.astype(np.int64), affine, dtype=np.int64)
+
+
+def with_other_axes(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    # Stored axes 2, 0, 1, the first of them reversed.
+    return nibabel.Nifti1Image(labels, affine).as_reoriented(np.array([[1, 1], [2, 1], [0, -1]]))
+
+
+def with_rounded_affine(labels: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+    rounded = affine.copy()
+    rounded[:3, 3] += np.array([1e-4, -1e-4, 1e-4]) * labels.any()
+    return nibabel.Nifti1Image(labels, rounded)
+
+
+@pytest.mark.parametrize("write", [as_float, as_255, as_int64, with_other_axes, with_rounded_affine])
+def test_class_files_as_other_tools_write_them(
+    write: Callable[[np.ndarray, np.ndarray], nibabel.Nifti1Image], source: Path, study: Study, tmp_path: Path
+) -> None:
+    labels, affine = load(phantom_masks(source)[study.uid])
+    (tmp_path / study.uid).mkdir()
+    for number, level in LEVELS.items():
+        image = write((labels == number).astype(np.uint8), affine)
+        nibabel.save(image, tmp_path / study.uid / f"vertebrae_{level}.nii.gz")
+    crops = crop_study(with_masks(study, tmp_path, load_label_names("totalsegmentator")), RECIPE)
+    expected = crop_study(study, RECIPE)
+    assert crops.record.levels.keys() == expected.record.levels.keys()
+    assert crops.grids.keys() == expected.grids.keys()
+    same = np.mean(crops.voxels["mask"] == expected.voxels["mask"])
+    assert same > 0.999  # a sample on a tie may change by the rounded affine
+    assert [str(warning) for warning in crops.record.warnings] == [str(w) for w in expected.record.warnings]
+
+
+def test_only_some_classes_are_absent_levels(source: Path, study: Study, tmp_path: Path) -> None:
+    write_classes(phantom_masks(source)[study.uid], tmp_path / study.uid)
+    for level in ("C1", "C2", "C6", "C7", *(f"T{number}" for number in range(1, 13))):
+        (tmp_path / study.uid / f"vertebrae_{level}.nii.gz").unlink()
+    crops = crop_study(with_masks(study, tmp_path, load_label_names("totalsegmentator")), RECIPE)
+    assert list(crops.grids) == ["C3", "C4", "C5"]
+    assert {level.status for name, level in crops.record.levels.items() if name not in crops.grids} == {
+        "absent"
+    }
+
+
+def test_mask_of_a_part_of_the_field_on_a_coarser_grid(source: Path, study: Study, tmp_path: Path) -> None:
+    """A tool may write its own grid: here every other voxel along two axes, without the outer ones."""
+    labels, affine = load(phantom_masks(source)[study.uid])
+    image = nibabel.Nifti1Image(renumber(labels, OWN.labels), affine).slicer[4:-4:2, 6:-6:2, :]
+    nibabel.save(image, tmp_path / f"{study.uid}.nii.gz")
+    crops, expected = crop_study(with_masks(study, tmp_path, OWN), RECIPE), crop_study(study, RECIPE)
+    assert crops.grids.keys() == expected.grids.keys()
+    for level, grid in crops.grids.items():
+        assert np.abs(grid.center_mm - expected.grids[level].center_mm).max() <= 4
