@@ -117,7 +117,7 @@ def bone_fit(label_map: LabelMap, volume: Volume, low: Indices, high: Indices) -
         level_gain=level_gain,
         turn=turn,
         turn_gain=max(0.0, turn_auc - search.here(inside, around)),
-        metal=bright / (len(inside) + len(around)),
+        metal=float(bright) / (len(inside) + len(around)),
     )
 
 
@@ -190,7 +190,7 @@ def _fit_levels(
         here = float(_aucs(flat, inside, around, same, enough).max())
         gain += points * (float(_aucs(flat, inside, around, near, enough).max()) - here)
         weight += points
-    return aucs, gain / max(1.0, weight)
+    return aucs, float(gain / max(1.0, weight))
 
 
 def _best_turn(search: _Search, labels: Bytes, shell: Bytes) -> tuple[str, float]:

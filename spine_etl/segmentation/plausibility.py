@@ -30,9 +30,10 @@ _MAX_RAMPS = 0.12
 
 _MIN_POINTS = 40
 _MIN_AUC, _FAINT_AUC, _FAINT_LEVEL_AUC = 0.58, 0.72, 0.6
-_LEVEL_AUC_BELOW = 0.2
+_LEVEL_AUC_BELOW, _ABSENT_BELOW, _SEVERAL = 0.2, 0.25, 3
 _MAX_GAIN, _MAX_LEVEL_GAIN, _GAIN_PER_ROOT_POINT = 0.05, 0.065, 1.0
 _FAR_MM = 9.0
+_EQUAL_GAIN = 0.02
 _FEW_LEVELS_GAIN = 0.1  # one or two vertebrae may fit their neighbours as well as themselves
 _METAL_SHARE = 0.001
 
@@ -44,7 +45,8 @@ _MAX_HEIGHT_MM = {"C": 110.0, "T": 110.0, "L": 140.0, "S": 200.0}
 _USUAL_MM3 = {"C": (1_500, 22_000), "T": (3_000, 40_000), "L": (10_000, 100_000), "S": (5_000, 300_000)}
 _USUAL_DISTANCE_MM = {"C": (6, 34), "T": (10, 45), "L": (18, 60), "S": (10, 100)}
 _C1_HEIGHT, _C3_HEIGHT = 1.25, 1.15  # of the height of C2; at most 1.04 and 0.79 in 87 real necks
-_FUSED_MM2, _FUSED_SPACING_MM = 150.0, 4.0  # in larger voxels neighbours touch without being fused
+_FUSED_MM2 = {"C": 150.0, "T": 300.0, "L": 600.0, "S": 600.0}
+_FUSED_SPACING_MM = 4.0  # in larger voxels neighbours touch without being fused
 _ABOVE_MM = 60.0  # of the CT above the centre of its first level: the missing ones would be in it
 
 
@@ -90,7 +92,7 @@ def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tupl
     return tuple(
         StudyWarning("LEVELS_FUSED", f"{upper} and {lower} touch over {area:.0f} mm2.")
         for (upper, a), (lower, b) in pairwise(head_to_foot(recipe))
-        if (area := float(structure.contacts_mm2[a, b])) > _FUSED_MM2
+        if (area := float(structure.contacts_mm2[a, b])) > _FUSED_MM2[vertebra_region(upper)]
     )
 
 
@@ -128,10 +130,13 @@ def check_plausible(
     names = {label: name for name, label in (*recipe.levels.items(), *recipe.other_labels.items())}
     by_name = {names[label]: region for label, region in regions.items()}
     _check_sizes(by_name, label_map, ambiguous)
+    if len(ambiguous) >= max(_SEVERAL, len(by_name) / 2):
+        raise MaskImplausible(f"Labels are in several large parts each: {', '.join(ambiguous)}.")
     by_name = {name: region for name, region in by_name.items() if name not in ambiguous}
     _check_order(spine)
     fit = bone_fit(label_map, volume, *_box(regions))
     _check_bone(fit, len(regions))
+    _check_each_level(fit, names)
     return (
         *_bone_warnings(fit, names),
         *_order_warnings(spine, present, volume, order, ambiguous),
@@ -193,23 +198,36 @@ def _check_bone(fit: BoneFit, levels: int) -> None:
     seen = f"labels are brighter than their surroundings in {fit.auc:.0%} of comparisons"
     turned = fit.turn_gain > far
     moved = fit.gain > far and fit.shift_mm > _FAR_MM
-    if moved and (fit.gain > fit.turn_gain or not turned):
+    if moved and (fit.gain > fit.turn_gain - _EQUAL_GAIN or not turned):
         raise MaskImplausible(
             f"The segmentation is {fit.shift_mm:.0f} mm away from the bone: its {seen}, "
-            f"there {fit.auc + fit.gain:.0%}."
+            f"there {min(1.0, fit.auc + fit.gain):.0%}."
         )
     if turned:
         raise MaskImplausible(
             f"The segmentation fits the bone better {fit.turn}: its {seen}, "
-            f"then {fit.auc + fit.turn_gain:.0%}."
+            f"then {min(1.0, fit.auc + fit.turn_gain):.0%}."
         )
     if fit.level_gain > far + _MAX_LEVEL_GAIN - _MAX_GAIN:
         raise MaskImplausible(
             f"The segmentation does not follow the bone: its {seen}, and with each level moved "
-            f"by up to {_FAR_MM:.0f} mm in {fit.auc + fit.level_gain:.0%}."
+            f"by up to {_FAR_MM:.0f} mm in {min(1.0, fit.auc + fit.level_gain):.0%}."
         )
     if fit.auc < _MIN_AUC:
         raise MaskImplausible(f"There is no bone under the segmentation: its {seen}.")
+
+
+def _check_each_level(fit: BoneFit, names: Mapping[int, str]) -> None:
+    """A single level without bone may be diseased, but not several beside others that are clear."""
+    best = max(fit.level_auc.values(), default=0.0)
+    absent = [
+        names[n] for n, auc in fit.level_auc.items() if auc < min(_FAINT_LEVEL_AUC, best - _ABSENT_BELOW)
+    ]
+    if len(absent) >= _SEVERAL:
+        raise MaskImplausible(
+            f"There is no bone under {', '.join(absent)}: they are brighter than their surroundings in "
+            f"at most {_FAINT_LEVEL_AUC:.0%} of comparisons, other levels in {best:.0%}."
+        )
 
 
 def _bone_warnings(fit: BoneFit, names: Mapping[int, str]) -> Iterator[StudyWarning]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -334,6 +335,93 @@ def _background_and_bone_exchanged(one: Case, rng: Rng) -> Mask:
     return mask_of(one, (one.labels == 0).astype(np.uint8))
 
 
+def _sheared(one: Case, rng: Rng) -> Mask:
+    """As if a gantry tilt of 15 degrees had been ignored."""
+    points = one.points_mm()
+    heights = points[..., 2] - points[one.labels > 0][:, 2].mean()
+    points[..., 1] += np.tan(np.radians(15)) * heights
+    return mask_of(one, _taken(one, points))
+
+
+def _slices_shuffled(one: Case, rng: Rng) -> Mask:
+    return mask_of(one, one.labels[rng.permutation(len(one.labels))])
+
+
+def _slices_exchanged_in_pairs(one: Case, rng: Rng) -> Mask:
+    index = np.minimum(np.arange(len(one.labels)) ^ 1, len(one.labels) - 1)
+    return mask_of(one, one.labels[index])
+
+
+def _slices_wrapped(one: Case, rng: Rng) -> Mask:
+    return mask_of(one, np.roll(one.labels, 20, 0))
+
+
+def _upper_half_repeated(one: Case, rng: Rng) -> Mask:
+    labels = one.labels.copy()
+    half = len(labels) // 2
+    labels[:half] = labels[-half:]
+    return mask_of(one, labels)
+
+
+def _lower_half_front_to_back(one: Case, rng: Rng) -> Mask:
+    flipped = _flipped_in_place(1)(one, rng).labels
+    lower = np.arange(len(one.labels))[:, None, None] < len(one.labels) // 2
+    return mask_of(one, np.where(lower, flipped, one.labels))
+
+
+def _left_half_renumbered(one: Case, rng: Rng) -> Mask:
+    labels = one.labels.copy()
+    left = labels[:, :, int(np.argwhere(labels)[:, 2].mean()) :]
+    left[left > 0] += 1
+    return mask_of(one, labels)
+
+
+def _discs(one: Case, rng: Rng) -> Mask:
+    """The discs in the place of the vertebrae."""
+    labels, points = np.zeros_like(one.labels), one.points_mm()
+    centers = [points[one.labels == label].mean(axis=0) for label in range(1, 10)]
+    for label, (upper, lower) in enumerate(pairwise(centers), 1):
+        x, y, z = np.moveaxis(points - (upper + lower) / 2 - [0, -8, 0], -1, 0)
+        labels[(np.hypot(x, y) < 9) & (np.abs(z) < 3)] = label
+    return mask_of(one, labels)
+
+
+def _other_bone(one: Case, rng: Rng) -> Mask:
+    """Skull, jaw, ribs and collar bones, numbered by height."""
+    numbers = (np.arange(len(one.labels))[::-1] * 9 // len(one.labels) + 1)[:, None, None]
+    return mask_of(one, np.where((one.hu > 300) & (one.labels == 0), numbers, 0).astype(np.uint8))
+
+
+def _checkerboard(one: Case, rng: Rng) -> Mask:
+    return mask_of(
+        one, np.where(np.indices(one.labels.shape).sum(axis=0) % 2, one.labels, 0).astype(np.uint8)
+    )
+
+
+def _dilated_by_8_mm(one: Case, rng: Rng) -> Mask:
+    spacing = np.linalg.norm(one.affine[:3, :3], axis=0)
+    distance, nearest = ndimage.distance_transform_edt(one.labels == 0, return_indices=True, sampling=spacing)
+    return mask_of(one, np.where(distance < 8, one.labels[tuple(nearest)], 0).astype(np.uint8))
+
+
+def _cropped_without_origin(one: Case, rng: Rng) -> Mask:
+    return Mask(cropped(one).labels, one.affine)
+
+
+def _upside_down_and_renumbered(one: Case, rng: Rng) -> Mask:
+    """Each vertebra upside down, the numbers from head to foot all the same."""
+    table = np.arange(256, dtype=np.uint8)
+    table[1:10] = np.arange(9, 0, -1)
+    return mask_of(one, table[_flipped_in_place(0)(one, rng).labels])
+
+
+def _all_numbers_in_c2(one: Case, rng: Rng) -> Mask:
+    labels = np.zeros_like(one.labels)
+    index = np.nonzero(one.labels == 2)
+    labels[index] = rng.integers(1, 8, len(index[0]))
+    return mask_of(one, labels)
+
+
 FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "numbers reversed": (_renumbered(**{f"L{k}": 10 - k for k in range(1, 10)}), {IMPLAUSIBLE}),
     "cervical numbers reversed": (_renumbered(**{f"L{k}": 8 - k for k in range(1, 8)}), {IMPLAUSIBLE}),
@@ -406,6 +494,19 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "boxes for shapes": (_boxes, {IMPLAUSIBLE}),
     "the spinal canal": (_canal, {IMPLAUSIBLE}),
     "muscle": (_beside_the_spine, {IMPLAUSIBLE}),
+    "sheared by 15 degrees": (_sheared, {IMPLAUSIBLE}),
+    "slices in random order": (_slices_shuffled, {IMPLAUSIBLE}),
+    "slices wrapped around": (_slices_wrapped, {IMPLAUSIBLE}),
+    "upper half repeated below": (_upper_half_repeated, {IMPLAUSIBLE}),
+    "lower half front to back": (_lower_half_front_to_back, {IMPLAUSIBLE}),
+    "discs": (_discs, {IMPLAUSIBLE}),
+    "other bones": (_other_bone, {IMPLAUSIBLE}),
+    "checkerboard": (_checkerboard, {IMPLAUSIBLE}),
+    "dilated by 8 mm": (_dilated_by_8_mm, {IMPLAUSIBLE}),
+    "cropped without its origin": (_cropped_without_origin, {IMPLAUSIBLE}),
+    "upside down and renumbered": (_upside_down_and_renumbered, {IMPLAUSIBLE}),
+    "slices 40 % too thin": (_scaled(0.6, (0,)), {IMPLAUSIBLE}),
+    "all numbers in C2": (_all_numbers_in_c2, {IMPLAUSIBLE}),
     "background and labels exchanged": (_background_and_bone_exchanged, {IMPLAUSIBLE}),
 }
 """By name: the fault, and the codes of which each of its studies must be refused with one."""
@@ -451,6 +552,16 @@ WARNED: dict[str, tuple[Fault, set[str]]] = {
     "C4 and C5 as one label": (_two_as_one, {"LEVEL_MISSING"}),
     "one level beside the spine": (_one_level_moved, {"BONE_FAINT"}),
     "edges taken for centres": (_half_a_voxel_off, {"MASK_SHIFTED"}),
+    "slices exchanged in pairs": (_slices_exchanged_in_pairs, {"LEVELS_FUSED"}),
+    "left half numbered one too high": (_left_half_renumbered, {"LEVELS_FUSED"}),
+    "two vertebrae a number": (
+        _renumbered(L2=1, L3=2, L4=2, L5=3, L6=3, L7=4, L8=4, L9=5),
+        {"LEVEL_SIZE", "LEVEL_DISTANCE", "LEVEL_MISSING"},
+    ),
+    "only odd numbers": (
+        _renumbered(L2=3, L3=5, L4=7, L5=9, L6=11, L7=13, L8=15, L9=17),
+        {"LEVEL_MISSING"},
+    ),
     "balls for shapes": (_balls, {"LEVEL_SIZE", IMPLAUSIBLE}),
 }
 """What a real neck could explain, and the codes of which each study must have one, as warning or refusal."""
