@@ -110,7 +110,7 @@ class StoreWriter:
             image, _ = encoding["image"].result()
             hashing = {"image": pool.submit(_sha256, image)}
             row = self._write_to_free_row(first, image)
-            for name in encoding.keys() - hashing.keys():
+            for name in [name for name in self.arrays if name != "image"]:
                 content, _ = encoding[name].result()
                 hashing[name] = pool.submit(_sha256, content)
                 self.location.write(self.arrays[name].key(row), content)

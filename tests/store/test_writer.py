@@ -13,6 +13,7 @@ import zarr
 
 from spine_etl.errors import CommitConflict, StoreFingerprintDiffers, StoreNotFound
 from spine_etl.store import Store, open_store
+from spine_etl.store.arrays import RowArray
 from spine_etl.store.check import check_store
 from spine_etl.store.location import LocalLocation
 from spine_etl.store.writer import StoreWriter
@@ -28,6 +29,22 @@ def test_each_row_is_written_once(tmp_path: Path) -> None:
     first, _ = writer.write_row(0, voxels(1))
     second, _ = writer.write_row(0, voxels(2))
     assert (first, second) == (0, 1)
+
+
+def test_rows_are_not_encoded_on_the_main_thread(tmp_path: Path) -> None:
+    """There blosc would use threads of its own, which place a chunk's blocks in any order."""
+    threads: list[threading.Thread] = []
+
+    class Recorded(RowArray):
+        def encode(self, voxels: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
+            threads.append(threading.current_thread())
+            return super().encode(voxels)
+
+    writer = StoreWriter(tmp_path, RECIPE)
+    writer.arrays = {name: Recorded(**vars(array)) for name, array in writer.arrays.items()}
+    writer.write_row(0, voxels(1))
+    assert len(threads) == 4
+    assert threading.main_thread() not in threads
 
 
 def test_earlier_versions_never_change(store: Store) -> None:
