@@ -159,11 +159,13 @@ def print_summary(summary: Summary) -> None:
         print_line(f"{len(summary.without_images)} studies of the label table have no images in the source.")
     if summary.unnamed_levels:
         levels = ", ".join(summary.unnamed_levels)
-        print_line(f"masks: the label names contain no {levels}: absent in every study with such a mask.")
+        print_line(
+            f"The label names of the masks contain no {levels}: absent in every study with such a mask."
+        )
     for reason, paths in summary.unused_masks_by_reason().items():
         listed = ", ".join(paths[:_LISTED_MASKS])
         more = f" and {len(paths) - _LISTED_MASKS} more" if len(paths) > _LISTED_MASKS else ""
-        print_line(f"masks: {listed}{more}: {reason}; not used.")
+        print_line(f"Not used from the masks: {listed}{more} ({reason}).")
     for text, uids in (
         (_UNKNOWN_IN_FOLDS, summary.folds_without_study),
         (_MISSING_IN_FOLDS, summary.studies_without_fold),

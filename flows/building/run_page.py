@@ -45,7 +45,7 @@ def page(summary: Summary) -> str:
         ("Refused", refused),
         ("Still being copied, left for the next run", left),
         ("Stored with warnings", warned),
-        ("Masks that were not used", [f"{mask.path} {mask.reason}." for mask in summary.unused_masks]),
+        ("Masks that were not used", [f"{mask.path}: {mask.reason}." for mask in summary.unused_masks]),
     ):
         if studies:
             parts.append(_section(title, studies, remaining))

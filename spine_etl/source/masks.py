@@ -43,15 +43,15 @@ _NIFTI = re.compile(r"(.*)\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 _MAX_DEPTH = 8  # folders below the folder of masks
 _MAX_LISTED = 20  # files of a folder that are named one by one, if they are no masks
 
-NOT_A_MASK = "is not a segmentation"
-NOT_NAMED = "is not named for a study of the source (its UID, or its UID and _seg)"
+NOT_A_MASK = "not a segmentation"
+NOT_NAMED = "not named for a study of the source: its UID, or its UID and _seg"
 NO_STUDY = "refers to no study of the source"
-OWN_MASK = "is not needed: its study has a segmentation of its own"
-NO_LEVEL = "has no file that is named for a segmentation or a vertebra"
+OWN_MASK = "its study has a segmentation of its own"
+NO_LEVEL = "no file is named for a segmentation or a vertebra"
 SEVERAL_STUDIES = "refers to several studies"
-EMPTY = "is empty"
+EMPTY = "an empty folder"
 TOO_DEEP = f"has folders below the {_MAX_DEPTH}th level"
-TWO_STUDIES = "is named for one study and is in the folder of another"
+TWO_STUDIES = "named for one study and in the folder of another"
 
 
 class UnusedMask(NamedTuple):

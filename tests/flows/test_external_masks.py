@@ -98,7 +98,7 @@ def test_levels_without_a_label_are_named(phantom: Path, tmp_path: Path) -> None
     options = ("--masks", str(masks), "--masks-from", str(names))
     code, line, stderr = build(source, tmp_path / "store", *options)
     assert (code, line["processed"], line["unnamed_levels"]) == (0, 1, ["C4"])
-    assert "the label names contain no C4" in stderr
+    assert "The label names of the masks contain no C4" in stderr
 
 
 def test_commands_of_the_documentation_run_as_typed(phantom: Path, tmp_path: Path) -> None:
