@@ -237,6 +237,20 @@ def _tolerance(stored: np.dtype[Any], slope: float) -> float:
     return abs(slope) / 2 + _MAX_FRACTION
 
 
+def _qform_rounding(header: Any) -> float:
+    """Largest angle in radians by which rounding turns the axes of a qform.
+
+    Three parts of the quaternion are stored, and the fourth is the root of 1 minus their squares. Near half a
+    turn, such as from LPS to RAS, that is almost the root of their rounding error.
+    """
+    parts = np.array([header[f"quatern_{axis}"] for axis in "bcd"])
+    error = float(np.finfo(parts.dtype).eps)
+    square = max(1 - float(np.square(parts, dtype=float).sum()), 0.0)
+    lowest, highest = np.sqrt([max(square - error, 0.0), square + error])
+    read = 0.0 if square < 3 * error else square**0.5  # nibabel's rule
+    return 2 * float(max(highest - read, read - lowest))
+
+
 def _grid(header: Any, shape: tuple[int, ...], name: str) -> Grid:
     try:
         coded = [header.get_sform(coded=True), header.get_qform(coded=True)]
@@ -245,8 +259,10 @@ def _grid(header: Any, shape: tuple[int, ...], name: str) -> Grid:
         raise MaskUnreadable(f"{name} has an invalid sform or qform.") from error
     if not grids:
         raise MaskUnreadable(f"{name} has no affine: sform_code and qform_code are both 0.")
-    distance = np.linalg.norm(grids[0].corners_mm() - grids[-1].corners_mm(), axis=1).max()
-    if distance > _MAX_CORNER_DISTANCE_MM:
+    corners = grids[0].corners_mm()
+    distance = np.linalg.norm(corners - grids[-1].corners_mm(), axis=1).max()
+    diagonal = float(np.linalg.norm(np.ptp(corners, axis=0)))
+    if distance > _MAX_CORNER_DISTANCE_MM + _qform_rounding(header) * diagonal:
         raise MaskUnreadable(
             f"{name} has a qform and an sform that are {distance:.1f} mm apart.",
             action="Set the code of the wrong one to 0, or make both equal.",

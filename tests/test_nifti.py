@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from scipy.spatial.transform import Rotation
 
 from spine_etl.errors import GeometryInvalid, LabelUnknown, MaskUnreadable, SourceNotFound, SpineError
 from spine_etl.geometry import Grid
@@ -304,7 +305,7 @@ def test_48_axis_orders_are_one_image(tmp_path: Path, real_data: Path) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_sform_and_qform_may_differ_by_0_1_mm(tmp_path: Path, axis: int) -> None:
-    rigid = nib.affines.from_matvec(np.diag([-0.4, 0.5, 0.8]), [1, 2, 3])
+    rigid = nib.affines.from_matvec(np.diag([0.4, 0.5, 0.8]), [1, 2, 3])
     for moved, accepted in ((0.099, True), (0.101, False)):
         image = nib.Nifti1Image(LABELS, rigid)
         other = rigid.copy()
@@ -317,6 +318,40 @@ def test_sform_and_qform_may_differ_by_0_1_mm(tmp_path: Path, axis: int) -> None
         else:
             with pytest.raises(MaskUnreadable, match="qform"):
                 read_label_map(tmp_path / "mask.nii")
+
+
+def oblique(tilt: float, turn: float) -> np.ndarray:
+    """The affine of a CT that is tilted by so many degrees; LPS to RAS alone is half a turn."""
+    rotation = np.diag([-1.0, -1.0, 1.0]) @ Rotation.from_euler("xy", [tilt, turn], degrees=True).as_matrix()
+    return nib.affines.from_matvec(rotation * [30, 30, 60], [1, 2, 3])
+
+
+@pytest.mark.parametrize("turn", [0.3, 1.0])
+def test_equal_sform_and_qform_are_read_at_any_tilt(tmp_path: Path, turn: float) -> None:
+    """nibabel itself reads some of them 0.1 to 0.4 mm apart over the half metre of such a mask."""
+    apart = []
+    for tilt in range(-20, 21):
+        image = nib.Nifti1Image(LABELS, affine := oblique(tilt, turn))
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+        nib.save(image, tmp_path / "mask.nii")
+        read = nib.load(tmp_path / "mask.nii")
+        ends = nib.affines.apply_affine(read.get_sform() - read.get_qform(), [(0, 0, 0), LABELS.shape])
+        apart.append(np.linalg.norm(ends[1] - ends[0]))
+        grid = read_label_map(tmp_path / "mask.nii").grid
+        expected = affine @ [3, 2, 1, 1]
+        np.testing.assert_allclose(grid.to_mm([1, 2, 3]), expected[:3] * [-1, -1, 1], atol=1e-4)
+    assert max(apart) > 0.1
+
+
+@pytest.mark.parametrize("tilt", [0.0, 1.0, 20.0])
+def test_rounding_hides_no_turn_of_0_15_degrees(tmp_path: Path, tilt: float) -> None:
+    image = nib.Nifti1Image(LABELS, oblique(tilt, 0))
+    image.set_qform(oblique(tilt, 0), 1)
+    image.set_sform(oblique(tilt + 0.15, 0), 1)
+    nib.save(image, tmp_path / "mask.nii")
+    with pytest.raises(MaskUnreadable, match="qform"):
+        read_label_map(tmp_path / "mask.nii")
 
 
 def test_sform_and_qform_are_compared_at_the_far_corner(tmp_path: Path) -> None:

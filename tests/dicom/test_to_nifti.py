@@ -52,7 +52,9 @@ def check(
             np.testing.assert_allclose(ras, to_ras @ lps, atol=2e-4)  # a NIfTI affine is float32
     assert image.header.get_xyzt_units()[0] == "mm"
     if tilt == 0:
-        np.testing.assert_allclose(image.get_qform(), image.affine, atol=2e-4)
+        # A qform stores three of the quaternion's four parts as float32: near half a turn the fourth is the
+        # root of their rounding error, up to 3.5e-4, and turns the axes by twice that.
+        np.testing.assert_allclose(image.get_qform(), image.affine, atol=7e-4 * max(spacing))
     else:
         assert image.get_qform(coded=True)[0] is None
 

@@ -178,7 +178,7 @@ def test_score_counts_levels_from_a_confidence_of_one_half_on(order: LevelOrder,
     localizer = OneAnswer(tmp_path)
     labels = neck(overlap=0)
     confidences: list[float] = []
-    for certain in np.linspace(0.499, 0.506, 8):
+    for certain in np.linspace(0.514, 0.520, 8):
         localizer.answer = predicted(labels, certain)
         score, network_only = score_volume(localizer, recipe, labels.astype(np.int16), labels, fold=0)
         present = ~np.isnan(score.predicted_centres[:, 0])
