@@ -84,7 +84,7 @@ test: lint postgresql clients
 coverage: .venv/ready
 	rm -f .coverage .coverage.*
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest tests/resample tests/segmentation -W ignore \
-		-k "not warm_up and not they_are_given" --cov --cov-report=
+		-k "not warm_up and not they_are_given and not plausibility" --cov --cov-report=
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-append --cov-report=
 	$(BIN)/coverage report --include 'spine_etl/*' --fail-under 92
 	$(BIN)/coverage report --include 'flows/*,model/*' --fail-under 88

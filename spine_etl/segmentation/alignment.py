@@ -80,16 +80,9 @@ def _check_slices(volume: Volume) -> None:
 
 
 def _lattice_offset(grid: Grid, ct: Grid) -> FloatArray:
-    """(3,): the largest distance of a corner of a block from its corner of the CT, in voxels along each axis.
-
-    Each corner belongs to the nearest corner of the CT; infinite if two belong to the same one.
-    """
+    """(3,): the largest distance of a block's corner from the nearest one of the CT, in voxels along each axis."""
     corners = ct.to_index(grid.corners_mm())
-    middle = (np.array(ct.shape) - 1) / 2
-    upper = corners > middle
-    if len(np.unique(upper, axis=0)) < len(corners):
-        return np.full(3, np.inf)
-    ends = np.where(upper, np.array(ct.shape) - 0.5, -0.5)
+    ends = np.where(corners > (np.array(ct.shape) - 1) / 2, np.array(ct.shape) - 0.5, -0.5)
     offset: FloatArray = np.abs(corners - ends).max(axis=0)
     return offset
 
