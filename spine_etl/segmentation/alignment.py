@@ -80,7 +80,7 @@ def _check_slices(volume: Volume) -> None:
 
 
 def _lattice_offset(grid: Grid, ct: Grid) -> FloatArray:
-    """(3,): the largest distance of a block's corner from the nearest one of the CT, in voxels along each axis."""
+    """(3,): the largest distance of a block's corner from the CT's nearest, in voxels along each axis."""
     corners = ct.to_index(grid.corners_mm())
     ends = np.where(corners > (np.array(ct.shape) - 1) / 2, np.array(ct.shape) - 0.5, -0.5)
     offset: FloatArray = np.abs(corners - ends).max(axis=0)
