@@ -241,13 +241,22 @@ def test_fragment_below_a_hundredth_does_not_move_the_crop(voxels: int, moved_mm
 
 
 def test_crop_does_not_lose_the_vertebra_for_a_fragment() -> None:
-    """A vertebra of 60 mm has 2 mm to spare; fragments on both sides leave the crop where it is."""
+    """The vertebra is from 19.5 to 79.5 mm and its crop from 17.5 to 81.5: 2 mm to spare for 6."""
     labels = np.zeros((100, 10, 10), np.uint8)
     labels[20:80, :5] = 2
     labels[83:88, :5] = 2
     c2 = find_vertebrae(label_map(labels), RECIPE).levels["C2"]
     np.testing.assert_allclose(c2.crop_center_mm - c2.center_mm, (0, 0, 2), atol=1e-9)
-    labels[12:17, :5] = 2
+
+
+def test_crop_stays_between_fragments_on_both_sides() -> None:
+    """The vertebra's crop is from 15.5 to 79.5 mm; fragments reach 3 mm above it and 2 mm below."""
+    labels = np.zeros((100, 10, 10), np.uint8)
+    labels[20:76, :5] = 2
+    labels[78:83, :5] = 2
+    c2 = find_vertebrae(label_map(labels), RECIPE).levels["C2"]
+    np.testing.assert_allclose(c2.crop_center_mm - c2.center_mm, (0, 0, 3), atol=1e-9)
+    labels[14:18, :5] = 2
     c2 = find_vertebrae(label_map(labels), RECIPE).levels["C2"]
     np.testing.assert_allclose(c2.crop_center_mm, c2.center_mm, atol=1e-9)
 
