@@ -16,6 +16,7 @@ from spine_etl.errors import MaskImplausible
 from spine_etl.geometry import Grid
 from spine_etl.recipe import Recipe
 from spine_etl.segmentation import Vertebrae, find_vertebrae, label_regions, label_share
+from spine_etl.segmentation.regions import label_runs
 from spine_etl.volume import LabelMap
 
 RECIPE = Recipe.model_validate(
@@ -369,6 +370,8 @@ def test_random_masks_on_any_grid_follow_the_rules(
             assert vertebra.core.voxel_count >= main
     np.testing.assert_array_equal(found.label_map.labels, expected["cleaned"])
     fresh = LabelMap(found.label_map.labels.copy(), mask.grid)  # not in the cache
+    np.testing.assert_array_equal(label_runs(found.label_map).table, label_runs(fresh).table)
+    np.testing.assert_array_equal(label_runs(found.label_map).row_start, label_runs(fresh).row_start)
     for label, region in label_regions(fresh).items():
         same = label_regions(found.label_map)[label]
         assert (same.voxel_count, same.low, same.high) == (region.voxel_count, region.low, region.high)
