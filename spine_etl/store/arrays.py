@@ -6,7 +6,7 @@ that one crop can be read alone. A row of an overview is a single chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,13 @@ class RowArray:
             If ``out`` is not a writable C-contiguous array of the row's type and shape: blosc would fill its
             memory all the same.
         """
+        return self.decode_chunks(self._split(content), checksums, out)
+
+    def decode_chunks(self, chunks: Iterable[bytes], checksums: Voxels, out: Voxels | None = None) -> Voxels:
+        """Verify and decode the chunks of a row one by one; as `decode` otherwise."""
         voxels = self._output(self.row_shape, out)
         targets = voxels if self.is_sharded else [voxels]
-        for chunk, checksum, target in zip(self._split(content), checksums.tolist(), targets, strict=True):
+        for chunk, checksum, target in zip(chunks, checksums.tolist(), targets, strict=True):
             self._decode(chunk, checksum, target)
         return voxels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,15 @@ class Location(Protocol):
 
     def read(self, key: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError if there is none."""
+
+    def read_parts(
+        self, key: str, tail_size: int, ranges: Callable[[bytes], Sequence[tuple[int, int]]]
+    ) -> Iterator[bytes]:
+        """Yield parts of an object that together are most of it, one at a time.
+
+        ``ranges`` returns their offsets and sizes, given the last ``tail_size`` bytes of the object. Raises
+        FileNotFoundError.
+        """
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         """Return ``size`` bytes of an object, or fewer at its end. Raises FileNotFoundError."""
@@ -51,6 +60,16 @@ class LocalLocation:
         path = self.root / key
         with _read_errors_as_store_errors(path):
             return path.read_bytes()
+
+    def read_parts(
+        self, key: str, tail_size: int, ranges: Callable[[bytes], Sequence[tuple[int, int]]]
+    ) -> Iterator[bytes]:
+        path = self.root / key
+        with _read_errors_as_store_errors(path), path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - tail_size, 0))
+            for start, size in ranges(file.read(tail_size)):
+                file.seek(start)
+                yield file.read(size)
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         path = self.root / key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
@@ -47,6 +47,13 @@ class S3Location:
         import obstore
 
         return self._request(key, lambda _: bytes(obstore.get(self._bucket, key).bytes()))
+
+    def read_parts(
+        self, key: str, tail_size: int, ranges: Callable[[bytes], Sequence[tuple[int, int]]]
+    ) -> Iterator[bytes]:
+        content = self.read(key)  # one request
+        for start, size in ranges(content[-tail_size:]):
+            yield content[start : start + size]
 
     def read_range(self, key: str, start: int, size: int) -> bytes:
         import obstore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,10 @@ class _SlowLocation:
     def read(self, key: str) -> bytes:
         time.sleep(self.seconds)
         return bytes(self.location.read(key))
+
+    def read_parts(self, *args: Any) -> Iterator[bytes]:
+        time.sleep(self.seconds)
+        yield from self.location.read_parts(*args)
 
 
 def test_waiting_time_is_measured(tmp_path: Path, build_store: Build) -> None:
