@@ -21,8 +21,8 @@ STORE_HELP = "folder or s3://bucket/prefix; created if it does not exist"
 DASK_ADDRESS = "tcp://HOST:PORT"
 DASK_HELP = "scheduler of a running Dask cluster"
 _LISTED_STUDIES = 10
-_UNKNOWN_IN_FOLDS = "{} studies of the table are neither in the version nor refused"
-_MISSING_IN_FOLDS = "{} studies are not in the table and got a fold as if there were none"
+_UNKNOWN_IN_FOLDS = "in the table, but neither stored nor refused ({})"
+_MISSING_IN_FOLDS = "not in the table, so assigned as without one ({})"
 _LISTED_MASKS = 5
 
 

@@ -63,9 +63,9 @@ def test_studies_that_differ_from_the_table_of_folds_are_named(capsys: pytest.Ca
     )
     assert run(parse("--store", "store", "--folds", "folds.csv"), lambda request: made) == 0
     printed = capsys.readouterr().err
-    assert "folds: 11 studies of the table are neither in the version nor refused: 9.0, 9.1, " in printed
+    assert "folds: in the table, but neither stored nor refused (11): 9.0, 9.1, " in printed
     assert "9.9 and 1 more.\n" in printed
-    assert "2 studies are not in the table and got a fold as if there were none: 1.1, 1.2.\n" in printed
+    assert "folds: not in the table, so assigned as without one (2): 1.1, 1.2.\n" in printed
     assert build_request(parse("--store", "store", "--folds", "folds.csv")).folds == "folds.csv"
 
 
