@@ -42,16 +42,19 @@ def shown_labels(
     steps = np.array(step)
     steps[np.abs(steps) < 1e-9] = 0.0  # round-off of parallel axes, below 1e-6 slices over any axis
     ties = label_map.grid.tie_shifts()
+    positions = np.array(
+        volume.slice_positions
+    )  # writable: numba compiles the kernels again for other arrays
     if np.count_nonzero(steps) == 1:
         start -= float(steps @ ties)
-        _mark_slices(label_runs(label_map).table, low, high, steps, start, volume.slice_positions, shown)
+        _mark_slices(label_runs(label_map).table, low, high, steps, start, positions, shown)
     elif regions:
         labels = np.ascontiguousarray(label_map.labels).view()
         labels.flags.writeable = False
         to_mask = volume.grid.index_map_to(label_map.grid)
         to_mask[:3, 3] += 0.5 + ties
         window = _pixel_window(list(regions.values()), label_map.grid, volume.grid)
-        _sample_slices(labels, low, high, to_mask, window, volume.slice_positions, shown)
+        _sample_slices(labels, low, high, to_mask, window, positions, shown)
     return shown
 
 
