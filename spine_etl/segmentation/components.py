@@ -156,7 +156,7 @@ def find_vertebrae(label_map: LabelMap, recipe: Recipe) -> Vertebrae:
 def warm_up() -> None:
     """Compile the kernels of this package, or load them from numba's cache, before the first study."""
     labels = np.zeros((1, 1, 40), np.uint8)
-    labels[0, 0, [0, 1, 5, 39]] = 1  # a main part, a fragment and an island
+    labels[0, 0, [0, 1, 2, 5, 39]] = 1  # a main part, a fragment and an island
     levels = {"level": 1}
     block = Block(spacing_mm=1, shape=(4, 4, 4))
     recipe = Recipe(name="", levels=levels, crop=block, overview=block)
