@@ -161,7 +161,8 @@ def test_boxes_in_slices_without_a_fractured_level_are_warned_of(
 
 def test_boxes_are_not_compared_with_predicted_masks() -> None:
     overview = Grid.canonical((0, 0, 0), (16, 20, 24), 4.0)
-    study = Study("1.2.3", Path("none"), labels={"C1": 1}, boxes=(FractureBox(20, 10, 9, 4, 21),))
+    box = FractureBox(20, 10, 9, 4, 21)
+    study = Study("1.2.3", Path("none"), labels={"C1": 1, "C2": 0, "C3": 0}, boxes=(box,))
     localization = Localization(two_levels().labels, {"C1": 1.0, "C2": 0.0, "C3": 0.0})
     record = study_record(
         study, RECIPE, ct(), find_vertebrae(two_levels(), RECIPE), localization, {}, overview
