@@ -75,7 +75,9 @@ def base_parser(name: str, description: str, *, settle_minutes: int) -> argparse
 def build_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the options of the commands that build once and exit."""
     parser = base_parser(name, description, settle_minutes=0)
-    parser.epilog = "Exit status: 0 success, 3 some studies were refused, 1 nothing could be built."
+    parser.epilog = (
+        "Exit status: 0 success, 3 some studies were refused, 1 the build failed or every study was refused."
+    )
     store = parser.add_mutually_exclusive_group(required=True)
     store.add_argument("--store", type=not_empty, help=STORE_HELP)
     store.add_argument(
@@ -173,7 +175,7 @@ def print_summary(summary: Summary) -> None:
         if uids:
             more = f" and {len(uids) - _LISTED_STUDIES} more" if len(uids) > _LISTED_STUDIES else ""
             print_line(f"folds: {text.format(len(uids))}: {', '.join(uids[:_LISTED_STUDIES])}{more}.")
-    if not summary.processed:
+    if not summary.processed and not summary.refused:
         print_line("Nothing new: no study was processed.")
     print_line(
         f"{summary.store}: version {summary.version}, {summary.processed} processed, "
