@@ -9,7 +9,7 @@ From those segmentations, one network per fold learns to find the vertebrae. The
 crops of all studies. If the command is killed, run it again: finished studies and folds are kept. Once the
 localizer is trained, the command only builds new studies with it.
 
-Exit status: 0 success; 3 some studies were refused (the others are in the store); 1 the build failed, or every
+Exit status: 0 success; 3 some studies were refused (the others are in the store); 1 the build failed or every
 study was refused; 2 the command line is wrong; 130 interrupted (run the command again to resume).
 """
 

@@ -4,7 +4,7 @@
                                   [--masks FOLDER --masks-from NAMES] [--localizer FOLDER]
                                   [--workers N | --dask tcp://...] [--settle MINUTES]
 
-Exit status: 0 success; 3 some studies were refused (the others are in the store); 1 the build failed, or every
+Exit status: 0 success; 3 some studies were refused (the others are in the store); 1 the build failed or every
 study was refused; 2 the command line is wrong; 130 interrupted (run the command again to resume).
 """
 
