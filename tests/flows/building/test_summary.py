@@ -16,4 +16,5 @@ def test_the_line_has_the_counts_and_no_study() -> None:
     assert json.loads(json.dumps(summary.line())) == {
         "store": "/store", "processed": 1, "unchanged": 2, "refused": 3, "left": 2, "version": 4,
         "root_digest": "ab", "seconds": 5.5, "unused_masks": [],
+        "unnamed_levels": [],
     }  # fmt: skip

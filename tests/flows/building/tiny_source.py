@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spine_etl.errors import SliceGap, SourceUnreachable
 from spine_etl.source.layout import Study
-from spine_etl.store.record import LevelRecord, Record
+from spine_etl.store.record import LevelRecord, Record, StoredObject
 from spine_etl.study_record import refusal_record, source_digest
 from tests.store.tiny import RECIPE
 
@@ -60,6 +60,9 @@ def write_source(root: Path, studies: Mapping[str, Content], listed: Mapping[str
             path.write_text(text)
 
 
+CHUNKS = {"image": len(RECIPE.levels), "mask": len(RECIPE.levels), "overview/image": 1, "overview/mask": 1}
+
+
 def stored(study: Study, row: int, fingerprint: str = RECIPE.fingerprint) -> Record:
     """The record of a study as if its row had been written; nothing reads the row."""
     return Record(
@@ -67,7 +70,7 @@ def stored(study: Study, row: int, fingerprint: str = RECIPE.fingerprint) -> Rec
         fingerprint=fingerprint,
         source_digest=source_digest(study),
         row=row,
-        digests=dict.fromkeys(("image", "mask", "overview/image", "overview/mask"), "0" * 64),
+        objects={name: StoredObject(sha256="0" * 64, crc32c=(0,) * n) for name, n in CHUNKS.items()},
         levels={level: LevelRecord(status="absent") for level in RECIPE.levels},
     )
 
