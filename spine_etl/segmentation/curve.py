@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import dist
+from statistics import median
 
 from spine_etl.geometry import FloatArray
 from spine_etl.recipe import Recipe
@@ -74,6 +75,23 @@ def spine_of(centers_mm: Mapping[str, FloatArray], order: Sequence[str]) -> Spin
         descent_mm=points[0][2] - points[-1][2] if points else 0.0,
         missing=tuple(name for name in order[first : last + 1] if name not in centers_mm),
     )
+
+
+def relative_distances(levels: Sequence[str], steps_mm: Sequence[float]) -> dict[str, float]:
+    """By upper level: the distance to the next, over the median of up to two on each side.
+
+    Distances from C1 have no part in it, and those from C2, whose dens moves its centre, are only compared.
+    """
+    relative = {}
+    for k, name in enumerate(levels[:-1]):
+        near = [
+            steps_mm[other]
+            for other in range(max(0, k - 2), min(len(steps_mm), k + 3))
+            if other != k and levels[other] not in ("C1", "C2")
+        ]
+        if name != "C1" and near:
+            relative[name] = steps_mm[k] / median(near)
+    return relative
 
 
 def vertebra_region(name: str) -> str:

@@ -17,7 +17,13 @@ from spine_etl.errors import MaskImplausible, StudyWarning
 from spine_etl.geometry import FloatArray
 from spine_etl.recipe import Recipe
 from spine_etl.segmentation.bone import BoneFit, bone_fit
-from spine_etl.segmentation.curve import Spine, head_to_foot, spine_of, vertebra_region
+from spine_etl.segmentation.curve import (
+    Spine,
+    head_to_foot,
+    relative_distances,
+    spine_of,
+    vertebra_region,
+)
 from spine_etl.segmentation.regions import LabelRegion, bounding_grid, label_regions
 from spine_etl.segmentation.structure import label_structure
 from spine_etl.volume import LabelMap, Volume
@@ -47,7 +53,20 @@ _USUAL_DISTANCE_MM = {"C": (6, 34), "T": (10, 45), "L": (18, 60), "S": (10, 100)
 _C1_HEIGHT, _C3_HEIGHT = 1.25, 1.15  # of the height of C2; at most 1.04 and 0.79 in 87 real necks
 _FUSED_MM2 = {"C": 150.0, "T": 300.0, "L": 600.0, "S": 600.0}
 _FUSED_SPACING_MM = 4.0  # in larger voxels neighbours touch without being fused
-_ABOVE_MM = 60.0  # of the CT above the centre of its first level: the missing ones would be in it
+_ABOVE = 1.5  # distances of levels that the CT may reach above the centre of the first
+_ABOVE_MM = 35.0  # the same where a single level is labelled
+_TIMES_NEIGHBOUR = {
+    "C2": 2.25,
+    "C3": 1.3,
+    "C4": 1.3,
+    "C5": 1.3,
+    "C6": 1.3,
+    "C7": 1.6,
+}  # volume, to the larger
+_TIMES_DISTANCE = 1.5  # of the median of the nearest distances
+_TIMES_DISTANCE_C2 = 2.1
+_C2_VOLUME = 1.1  # of that of C3; at least 1.2 in legal masks
+_FIRST_HEIGHT = 1.4  # of the median of the levels below, from C3 on; C3 has at most 1.24 in 87 real necks
 
 
 def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tuple[StudyWarning, ...]:
@@ -258,18 +277,38 @@ def _order_warnings(
         return
     if missing := [name for name in spine.missing if name not in ambiguous]:
         yield StudyWarning("LEVEL_MISSING", f"{', '.join(missing)}: no label between others.")
+    ranks = [name for name, _ in order]
+    steps = [ranks.index(lower) - ranks.index(upper) for upper, lower in pairwise(spine.levels)]
+    steps_mm = [distance / count for distance, count in zip(spine.distances_mm, steps, strict=True)]
     first = spine.levels[0]
-    above = volume.grid.corners_mm()[:, 2].max() - regions[first].centroid_mm[2]
-    if first != order[0][0] and above > _ABOVE_MM:
+    above = _reach_mm(volume, regions[first])
+    limit = _ABOVE * float(np.median(steps_mm)) if steps_mm else _ABOVE_MM
+    if above > limit and not set(ranks[: ranks.index(first)]) <= set(ambiguous):
         text = f"The first level is {first}, but the CT reaches {above:.0f} mm above its centre."
         yield StudyWarning("LEVEL_MISSING", text)
-    ranks = [name for name, _ in order]
-    for (upper, lower), distance in zip(pairwise(spine.levels), spine.distances_mm, strict=True):
+    relative = relative_distances(spine.levels, steps_mm)
+    for k, (upper, lower) in enumerate(pairwise(spine.levels)):
+        distance = spine.distances_mm[k]
         low, high = _USUAL_DISTANCE_MM[vertebra_region(upper)]
-        steps = ranks.index(lower) - ranks.index(upper)
-        if not low * steps <= distance <= high * steps:
+        times = _TIMES_DISTANCE_C2 if upper == "C2" else _TIMES_DISTANCE
+        if not low <= steps_mm[k] <= high:
             text = f"The centres of {upper} and {lower} are {distance:.0f} mm apart."
             yield StudyWarning("LEVEL_DISTANCE", text)
+        elif relative.get(upper, 0.0) > times:
+            text = (
+                f"The centres of {upper} and {lower} are {distance:.0f} mm apart, "
+                f"{relative[upper]:.1f} times as far as the next ones."
+            )
+            yield StudyWarning("LEVEL_DISTANCE", text)
+
+
+def _reach_mm(volume: Volume, region: LabelRegion) -> float:
+    """How far the CT reaches above the centre of a level, along its slices' axis."""
+    axis = int(np.abs(volume.grid.affine[2, :3]).argmax())
+    step = float(volume.grid.affine[2, axis])
+    index = float(volume.grid.to_index(np.atleast_2d(region.centroid_mm))[0, axis])
+    last = volume.grid.shape[axis] - 0.5
+    return (last - index) * step if step > 0 else (index + 0.5) * -step
 
 
 def _shape_warnings(
@@ -280,6 +319,7 @@ def _shape_warnings(
         low, high = _USUAL_MM3[vertebra_region(name)]
         if region.volume_mm3 > high or (name in whole and region.volume_mm3 < low):
             yield StudyWarning("LEVEL_SIZE", f"{name} has {region.volume_mm3 / 1000:.1f} cm3.")
+    yield from _relative_size_warnings({name: region.volume_mm3 / 1000 for name, region in whole.items()})
     heights = {name: _height_mm(region, label_map) for name, region in whole.items()}
     for name, share in (("C1", _C1_HEIGHT), ("C3", _C3_HEIGHT)):
         if name in heights and "C2" in heights and heights[name] > share * heights["C2"]:
@@ -287,6 +327,32 @@ def _shape_warnings(
                 f"{name} is {heights[name]:.0f} mm high and C2, which has the dens, {heights['C2']:.0f} mm."
             )
             yield StudyWarning("NUMBERING_UNUSUAL", text)
+    first = min(regions, key=_rank)
+    below = [height for name, height in heights.items() if _rank(name) > _rank(first)]
+    if below and first in heights and "C3" <= first <= "C7":
+        usual = float(np.median(below))
+        if heights[first] > _FIRST_HEIGHT * usual:
+            text = f"The first level, {first}, is {heights[first]:.0f} mm high, those below {usual:.0f} mm."
+            yield StudyWarning("NUMBERING_UNUSUAL", text)
+
+
+def _rank(name: str) -> tuple[str, int, str]:
+    """Sorts C1 to L5 from head to foot."""
+    return vertebra_region(name), int("".join(filter(str.isdigit, name)) or 0), name
+
+
+def _relative_size_warnings(cm3: Mapping[str, float]) -> Iterator[StudyWarning]:
+    """Levels that are much larger than those beside them, as if two had one number; C1 has no equal."""
+    names = [*_TIMES_NEIGHBOUR, "T1"]
+    for k, (name, times) in enumerate(_TIMES_NEIGHBOUR.items()):
+        beside = names[k + 1 : k + 2] if name in ("C2", "C3") else [names[k - 1], names[k + 1]]
+        sizes = [cm3[other] for other in beside if other in cm3]
+        if name in cm3 and sizes and cm3[name] > times * max(sizes):
+            text = f"{name} has {cm3[name]:.1f} cm3, more than {times} times {' and '.join(beside)}."
+            yield StudyWarning("LEVEL_SIZE", text)
+    if "C2" in cm3 and "C3" in cm3 and cm3["C2"] < _C2_VOLUME * cm3["C3"]:
+        text = f"C2, which has the dens, has {cm3['C2']:.1f} cm3, and C3 {cm3['C3']:.1f} cm3."
+        yield StudyWarning("NUMBERING_UNUSUAL", text)
 
 
 def _height_mm(region: LabelRegion, label_map: LabelMap) -> float:

@@ -12,6 +12,7 @@ from spine_etl.store.writer import StoreWriter
 from tests.faults.faults import FAULTS, IMPLAUSIBLE, WARNED
 from tests.faults.files import RECIPE, Folder, mask_of, outcome
 from tests.faults.necks import case
+from tests.faults.numbering import MISCOUNTED
 
 SEEDS = range(5)
 
@@ -47,6 +48,14 @@ def test_what_a_real_neck_could_explain_is_at_least_a_warning(folder: Folder, na
     fault, codes = WARNED[name]
     one = case(seed, seed)
     code, warnings, text = outcome(folder.study(one, fault(one, np.random.default_rng([seed, 5]))))
+    assert codes & {code, *warnings}, text
+
+
+@pytest.mark.parametrize(("name", "seed"), each(MISCOUNTED))
+def test_wrong_numbers_without_a_gap_are_at_least_a_warning(folder: Folder, name: str, seed: int) -> None:
+    fault, codes = MISCOUNTED[name]
+    part, mask = fault(case(seed, seed), np.random.default_rng([seed, 5]))
+    code, warnings, text = outcome(folder.study(part, mask))
     assert codes & {code, *warnings}, text
 
 

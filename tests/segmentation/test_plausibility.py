@@ -23,12 +23,22 @@ SPACING = 10  # voxels of 2 mm between the centres of two levels
 
 
 def neck(radius: float = 4.6, levels: int = 7) -> np.ndarray:
-    """Balls for C1 to C7 from head to foot; +z is Superior."""
+    """Balls for C1 to C7 from head to foot, C2 a fifth larger; +z is Superior."""
     labels = np.zeros(SHAPE, np.uint8)
     for label in range(1, levels + 1):
         center = np.array([75 - SPACING * label, 30, 30])
         labels[np.linalg.norm(INDEX - center[:, None, None, None], axis=0) <= radius] = label
-    return labels
+    return sized(labels, 2, 1.2) if levels > 1 else labels
+
+
+def sized(labels: np.ndarray, label: int, times: float) -> np.ndarray:
+    """This level with so many times the voxels of C1, around its centre."""
+    center = np.array([75 - SPACING * label, 30, 30])[:, None, None, None]
+    count = round(times * np.count_nonzero(labels == 1))
+    nearest = np.argsort(np.linalg.norm(INDEX - center, axis=0), axis=None, kind="stable")[:count]
+    changed = np.where(labels == label, 0, labels).astype(np.uint8)
+    changed.flat[nearest] = label
+    return changed
 
 
 def bone_under(labels: np.ndarray) -> np.ndarray:
@@ -104,7 +114,7 @@ def test_a_detour_of_6_mm_is_allowed(millimetres: int, passes: bool) -> None:
     upper = (40 + np.sqrt(distance**2 - 10**2), 40)
     for exchanged in (False, True):
         c1, c2 = ((50, 30), upper) if exchanged else (upper, (50, 30))
-        labels = np.maximum(ball(3, 40, 30), np.maximum(ball(1, *c1), ball(2, *c2)))
+        labels = np.maximum(ball(3, 40, 30), np.maximum(ball(1, *c1), ball(2, *c2, radius=4.9)))
         if passes or not exchanged:
             assert codes(labels) == []
         else:
@@ -195,6 +205,7 @@ def test_levels_that_touch_over_150_mm2_are_fused() -> None:
         bridge = (np.abs(INDEX[1] - 30 + 0.5) < half) & (np.abs(INDEX[2] - 30 + 0.5) < half)
         between = bridge & (INDEX[0] >= 75 - 4 * SPACING) & (INDEX[0] <= 75 - 3 * SPACING) & (labels == 0)
         labels[between] = np.where(INDEX[0] < 75 - 3.5 * SPACING, 4, 3)[between]
+        labels = sized(labels, 2, 1.5)
         assert codes(labels) == (["LEVELS_FUSED"] if fused else [])
 
 
@@ -203,8 +214,84 @@ def test_upper_levels_that_are_miscounted_are_a_warning() -> None:
     labels = neck()
     labels[(np.abs(INDEX[1] - 22) < 2) & (np.abs(INDEX[2] - 30) < 2) & (INDEX[0] > 55) & (INDEX[0] < 70)] = 2
     assert codes(labels) == []
-    assert codes(renumbered(labels, 2, 3, 4, 5, 6, 7, 8)) == ["NUMBERING_UNUSUAL"]
+    assert "C3 is" in texts(renumbered(labels, 2, 3, 4, 5, 6, 7, 8))
     assert "NUMBERING_UNUSUAL" in codes(renumbered(labels, 0, 1, 2, 3, 4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("label", "times", "warned"),
+    [
+        (label, times, warned)
+        for label, limit in {2: 2.25, 3: 1.3, 4: 1.3, 5: 1.3, 6: 1.3, 7: 1.6}.items()
+        for times, warned in ((limit - 0.02, False), (limit + 0.02, True))
+    ],
+)
+def test_a_level_is_at_most_1_3_times_its_larger_neighbour(label: int, times: float, warned: bool) -> None:
+    """C2 2.25 times C3, and C7 1.6 times C6."""
+    labels = sized(neck(3.9), label, times)
+    assert ("more than" in texts(labels)) == warned
+
+
+def test_the_larger_neighbour_counts() -> None:
+    labels = sized(sized(neck(3.9), 4, 1.32), 5, 1.25)
+    assert "more than" not in texts(labels)
+
+
+def texts(labels: np.ndarray) -> str:
+    warnings = check_plausible(LabelMap(labels, GRID), Volume(bone_under(labels), GRID), RECIPE)
+    return " ".join(warning.text for warning in warnings)
+
+
+@pytest.mark.parametrize(("times", "warned"), [(1.12, False), (1.08, True)])
+def test_c2_is_at_least_1_1_times_as_large_as_c3(times: float, warned: bool) -> None:
+    assert codes(sized(neck(), 2, times)) == (["NUMBERING_UNUSUAL"] if warned else [])
+
+
+@pytest.mark.parametrize(("voxels", "warned"), [(14, False), (16, True)])
+def test_levels_are_at_most_1_5_times_as_far_apart_as_the_next_ones(voxels: int, warned: bool) -> None:
+    """C4 and C5 28 and 32 mm, the others 20 mm."""
+    labels = neck(levels=6)
+    lower = np.where(labels > 4, labels, 0)
+    labels = np.where(labels > 4, 0, labels) + np.roll(lower, SPACING - voxels, 0)
+    assert codes(labels) == (["LEVEL_DISTANCE"] if warned else [])
+
+
+@pytest.mark.parametrize(("voxels", "warned"), [(14, False), (15, True)])
+def test_c2_and_c3_are_at_most_2_1_times_as_far_apart(voxels: int, warned: bool) -> None:
+    """28 and 30 mm, those below 14 mm."""
+    heights = [70, 60, *(60 - voxels - 7 * k for k in range(5))]
+    parts = [ball(label, z, 30, radius=3.3) for label, z in enumerate(heights, 1)]
+    assert ("LEVEL_DISTANCE" in codes(np.max(parts, axis=0))) == warned
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slices", "warned"),
+    [
+        ((0, 0, 3, 4, 5, 6, 7), 60, False),  # 29 and 31 mm above C3; levels are 20 mm apart
+        ((0, 0, 3, 4, 5, 6, 7), 61, True),
+        ((0, 0, 3, 0, 0, 0, 0), 62, False),  # 33 and 37 mm
+        ((0, 0, 3, 0, 0, 0, 0), 64, True),
+    ],
+)
+def test_a_ct_shows_the_levels_above(numbers: tuple[int, ...], slices: int, warned: bool) -> None:
+    """1.5 distances above the first level, 35 mm above a single one; also where slices run to the foot."""
+    labels = renumbered(neck(), *numbers)[:slices]
+    affine = GRID.affine.copy()
+    for _ in range(2):
+        grid = Grid(labels.shape, affine)
+        found = check_plausible(LabelMap(labels, grid), Volume(bone_under(labels), grid), RECIPE)
+        assert ("LEVEL_MISSING" in [warning.code for warning in found]) == warned
+        affine[:3, 3] += affine[:3, 0] * (slices - 1)
+        affine[:3, 0] *= -1
+        labels = np.ascontiguousarray(labels[::-1])
+
+
+@pytest.mark.parametrize(("voxels", "warned"), [(12, False), (13, True)])
+def test_the_first_level_is_at_most_1_4_times_as_high_as_those_below(voxels: int, warned: bool) -> None:
+    """C3 24 and 26 mm, the others 18 mm."""
+    labels = renumbered(neck(), 0, 0, 3, 4, 5, 6, 7)
+    labels[41 : 41 + voxels, 29:32, 29:32] = 3
+    assert ("those below" in texts(labels)) == warned
 
 
 def test_metal_is_a_warning() -> None:
