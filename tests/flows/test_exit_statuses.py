@@ -172,4 +172,5 @@ def test_the_line_of_json_is_the_only_output(recipe: Path, tmp_path: Path) -> No
     assert len(stdout.splitlines()) == 1
     assert json.loads(stdout).keys() == {
         "store", "processed", "unchanged", "refused", "left", "version", "root_digest", "seconds",
+        "unused_masks", "unnamed_levels",
     }  # fmt: skip

@@ -27,5 +27,5 @@ def test_its_parameters_are_json() -> None:
     assert parameters.pop("recipe")["crop"] == {"spacing_mm": 1.0, "shape": [4, 6, 8]}
     assert parameters == {
         "source": "source", "store": "store", "workers": 3, "dask": "tcp://host:8786",
-        "localizer": "localizer", "settle_minutes": 1.5,
+        "localizer": "localizer", "settle_minutes": 1.5, "masks": None, "label_names": None, "folds": None,
     }  # fmt: skip
