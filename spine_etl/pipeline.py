@@ -34,6 +34,7 @@ from spine_etl.resample import sample_image, sample_labels
 from spine_etl.segmentation import (
     Vertebrae,
     check_alignment,
+    check_complete,
     check_labels,
     check_plausible,
     check_structure,
@@ -138,6 +139,7 @@ def crop_study(
         vertebrae = find_vertebrae(mask, recipe)
         warnings += vertebrae.warnings
         warnings += check_plausible(vertebrae.label_map, volume, recipe, vertebrae.ambiguous)
+        warnings += check_complete(vertebrae.label_map, volume, recipe, vertebrae.ambiguous)
     overview = overview_grid(volume.grid, recipe)
     voxels = {name: np.empty(array.row_shape, array.dtype) for name, array in row_arrays(recipe).items()}
     sample_image(volume, overview, out=voxels["overview/image"], threads=threads)

@@ -17,6 +17,8 @@ WARNINGS: dict[str, str] = {
     "LEVEL_MISSING": "A vertebra between two others, or above the first in a CT that shows it, has no label.",
     "LEVEL_SIZE": "A label is unusually large or small for a vertebra, or much larger than those beside it.",
     "LEVEL_DISTANCE": "Two neighbouring levels are unusually close together or far apart for this neck.",
+    "LEVEL_CUT": "A level was cut off in a plane, at the edge of the segmentation or the CT, or elsewhere.",
+    "LEVEL_OFF_CURVE": "The centre of a level is out of line with its neighbours, as if a part had no label.",
     "LEVELS_FUSED": "The labels of two vertebrae touch over a large area.",
     "NUMBERING_UNUSUAL": "Heights or sizes do not fit C2, which has the dens, as if levels were miscounted.",
     "BOX_WITHOUT_SLICE": "A fracture box refers to a slice that the series does not contain.",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from spine_etl.segmentation import bone, components, slices, structure, translation
+from spine_etl.segmentation import bone, completeness, components, slices, structure, translation
 from spine_etl.segmentation.alignment import check_alignment
+from spine_etl.segmentation.completeness import check_complete
 from spine_etl.segmentation.components import Islands, Vertebrae, VertebraRegion, find_vertebrae
 from spine_etl.segmentation.plausibility import check_plausible, check_structure
 from spine_etl.segmentation.regions import LabelRegion, check_labels, label_regions, label_share
@@ -16,6 +17,7 @@ __all__ = [
     "VertebraRegion",
     "Vertebrae",
     "check_alignment",
+    "check_complete",
     "check_labels",
     "check_plausible",
     "check_structure",
@@ -34,6 +36,7 @@ __all__ = [
 def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache, before the first study needs them."""
     components.warm_up()
+    completeness.warm_up()
     slices.warm_up()
     structure.warm_up()
     bone.warm_up()

@@ -17,6 +17,7 @@ from spine_etl.errors import MaskImplausible, StudyWarning
 from spine_etl.geometry import FloatArray
 from spine_etl.recipe import Recipe
 from spine_etl.segmentation.bone import BoneFit, bone_fit
+from spine_etl.segmentation.completeness import is_sparse
 from spine_etl.segmentation.curve import (
     Spine,
     head_to_foot,
@@ -105,6 +106,11 @@ def check_structure(label_map: LabelMap, volume: Volume, recipe: Recipe) -> tupl
             f"{structure.ramps:.0%} of the labels' borders have a rim of smaller numbers: "
             "the label numbers were interpolated.",
             action="Resample segmentations with nearest neighbours.",
+        )
+    if is_sparse(label_map):
+        raise MaskImplausible(
+            "Labels alternate with empty slices: the vertebrae were not drawn in all slices.",
+            action="Fill the slices between those that were drawn.",
         )
     if label_map.grid.spacing_mm.max() > _FUSED_SPACING_MM:
         return ()

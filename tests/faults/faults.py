@@ -422,6 +422,16 @@ def _all_numbers_in_c2(one: Case, rng: Rng) -> Mask:
     return mask_of(one, labels)
 
 
+def _every_slice_of(step: int, axis: int = 0) -> Fault:
+    def change(one: Case, rng: Rng) -> Mask:
+        labels = np.zeros_like(one.labels)
+        part = tuple(slice(None, None, step) if k == axis else slice(None) for k in range(3))
+        labels[part] = one.labels[part]
+        return mask_of(one, labels)
+
+    return change
+
+
 FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "numbers reversed": (_renumbered(**{f"L{k}": 10 - k for k in range(1, 10)}), {IMPLAUSIBLE}),
     "cervical numbers reversed": (_renumbered(**{f"L{k}": 8 - k for k in range(1, 8)}), {IMPLAUSIBLE}),
@@ -507,6 +517,11 @@ FAULTS: dict[str, tuple[Fault, set[str]]] = {
     "upside down and renumbered": (_upside_down_and_renumbered, {IMPLAUSIBLE}),
     "slices 40 % too thin": (_scaled(0.6, (0,)), {IMPLAUSIBLE}),
     "all numbers in C2": (_all_numbers_in_c2, {IMPLAUSIBLE}),
+    "drawn in every second slice": (_every_slice_of(2), {IMPLAUSIBLE}),
+    "drawn in every third slice": (_every_slice_of(3), {IMPLAUSIBLE}),
+    "drawn in every fifth slice": (_every_slice_of(5), {IMPLAUSIBLE}),
+    "drawn in every second sagittal slice": (_every_slice_of(2, 2), {IMPLAUSIBLE}),
+    "drawn in every fifth sagittal slice": (_every_slice_of(5, 2), {IMPLAUSIBLE}),
     "background and labels exchanged": (_background_and_bone_exchanged, {IMPLAUSIBLE}),
 }
 """By name: the fault, and the codes of which each of its studies must be refused with one."""
@@ -542,6 +557,51 @@ def _balls(one: Case, rng: Rng) -> Mask:
     return mask_of(one, labels)
 
 
+def _map_ends(axis: int, share: float, *, begins: bool = False, label: int = 0) -> Fault:
+    """A grid of its own that ends, or begins, at this share of a label's extent, or that of all labels."""
+
+    def change(one: Case, rng: Rng) -> Mask:
+        chosen = one.labels == label if label else one.labels > 0
+        shown = np.flatnonzero(chosen.any(axis=tuple(k for k in range(3) if k != axis)))
+        at = int(shown[0] + share * (shown[-1] - shown[0]))
+        part = [slice(None)] * 3
+        part[axis] = slice(at, None) if begins else slice(0, at)
+        affine = one.affine.copy()
+        if begins:
+            affine[:3, 3] += affine[:3, axis] * at
+        return Mask(one.labels[tuple(part)], affine)
+
+    return change
+
+
+def _part_of_level(label: int, axis: int, first: float, last: float) -> Fault:
+    """Of this label only what is between two shares of its extent along an axis (LPS)."""
+
+    def change(one: Case, rng: Rng) -> Mask:
+        along = one.points_mm()[..., axis]
+        of_level = along[one.labels == label]
+        share = (along - of_level.min()) / np.ptp(of_level)
+        lost = (one.labels == label) & ((share < first) | (share > last))
+        return mask_of(one, np.where(lost, 0, one.labels))
+
+    return change
+
+
+def _leak(label: int, length_mm: float, radius_mm: float) -> Fault:
+    """A rod of this label from its vertebra to the front."""
+
+    def change(one: Case, rng: Rng) -> Mask:
+        points = one.points_mm()
+        of_level = points[one.labels == label]
+        offset = points - (of_level.min(axis=0) + of_level.max(axis=0)) / 2
+        rod = (np.hypot(offset[..., 0], offset[..., 2]) < radius_mm) & (
+            np.abs(offset[..., 1] + 20) < length_mm
+        )
+        return mask_of(one, np.where(rod & (one.labels == 0), label, one.labels).astype(np.uint8))
+
+    return change
+
+
 WARNED: dict[str, tuple[Fault, set[str]]] = {
     "numbered from C2": (_renumbered(**{f"L{k}": k + 1 for k in range(1, 10)}), {"NUMBERING_UNUSUAL"}),
     "C1 without a label, C2 numbered C1": (
@@ -562,6 +622,35 @@ WARNED: dict[str, tuple[Fault, set[str]]] = {
         _renumbered(L2=3, L3=5, L4=7, L5=9, L6=11, L7=13, L8=15, L9=17),
         {"LEVEL_MISSING"},
     ),
+    "map ends within the right half": (_map_ends(2, 0.5), {"LEVEL_CUT"}),
+    "map ends at two thirds of the width": (_map_ends(2, 0.6), {"LEVEL_CUT"}),
+    "map of the rear half": (_map_ends(1, 0.5, begins=True), {"LEVEL_CUT"}),
+    **{
+        f"map {'begins' if begins else 'ends'} within C{label}": (
+            _map_ends(0, 0.5, begins=begins, label=label),
+            {"LEVEL_CUT", "VERTEBRA_AMBIGUOUS"},
+        )
+        for label in (3, 4, 7)
+        for begins in (False, True)
+    },
+    **{
+        f"only the {part} of C{level}": (
+            _part_of_level(level, *bounds),
+            {"LEVEL_CUT", "LEVEL_OFF_CURVE", "LEVEL_SIZE"},
+        )
+        for level in (1, 2, 4, 7)
+        for part, bounds in {
+            "right half": (0, 0.0, 0.5),
+            "left half": (0, 0.5, 1.0),
+            "front half": (1, 0.0, 0.5),
+            "rear half": (1, 0.5, 1.0),
+            "arch": (1, 0.4, 1.0),
+            "lower half": (2, 0.0, 0.5),
+            "upper half": (2, 0.5, 1.0),
+        }.items()
+        if (level, part) != (2, "lower half")
+    },
+    "C4 with a leak to the front": (_leak(4, 18, 4), {"LEVEL_SIZE"}),
     "balls for shapes": (_balls, {"LEVEL_SIZE", IMPLAUSIBLE}),
 }
 """What a real neck could explain, and the codes of which each study must have one, as warning or refusal."""
