@@ -16,6 +16,7 @@ environment: .venv/ready
 # torch is installed first, so that packages that depend on it do not bring another build.
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; some minutes) ..."
+	@test ! -L .venv || { echo ".venv is a link to an environment that this would empty: remove the link." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
