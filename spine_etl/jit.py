@@ -1,13 +1,16 @@
-"""`compiled`: how every numba kernel of the package is compiled."""
+"""How every numba kernel of the package is compiled, and how it gets its arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 def compiled(kernel: _Kernel) -> _Kernel:
@@ -20,3 +23,13 @@ def compiled(kernel: _Kernel) -> _Kernel:
     that file alone, so a changed value from another module would leave the old machine code in use.
     """
     return cast(_Kernel, njit(nogil=True, cache=True, error_model="numpy")(kernel))
+
+
+def read_only(array: npt.NDArray[_Value]) -> npt.NDArray[_Value]:
+    """The array as a C-contiguous view that cannot be written to; copied only if it is not contiguous.
+
+    numba compiles a kernel again for writeable arrays, so all kernels get their input like this.
+    """
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

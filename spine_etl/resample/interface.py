@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray, Grid
+from spine_etl.jit import read_only
 from spine_etl.resample.kernels import (
     AxisTaps,
     HuRange,
@@ -55,7 +56,7 @@ def sample_image(
     positions, with each slice weighted by half the distance between its neighbours. Beyond the first and the
     last slice, air begins one mean step away.
     """
-    voxels = _read_only(volume.voxels)
+    voxels = read_only(volume.voxels)
     index_map = _index_map(target, volume.grid)
     # The norm of a row is the target's step along that source axis, whatever the angle between the grids.
     ratios = np.linalg.norm(index_map[:3, :3], axis=1).tolist()
@@ -84,7 +85,7 @@ def sample_labels(
     Each centre takes the label of the source voxel that contains it; halfway between two, the one that
     `Grid.tie_shifts` chooses by its position, so the order and direction of the source's axes do not matter.
     """
-    labels = _read_only(label_map.labels)
+    labels = read_only(label_map.labels)
     index_map = _index_map(target, label_map.grid)
     order = _axis_order(index_map)
     sampled = np.empty(target.shape, np.uint8) if out is None else out
@@ -136,13 +137,6 @@ def warm_up() -> None:
         sample_image(Volume(np.zeros(source.shape, np.int16), source), target)
         sample_image(Volume(np.zeros(source.shape, np.float32), source), target)
         sample_labels(LabelMap(np.zeros(source.shape, np.uint8), source), target)
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    # Always C-ordered and read-only: numba compiles a kernel again for each layout and mutability.
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def _index_map(target: Grid, source: Grid) -> FloatArray:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.volume import LabelMap, Volume
 
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float64]
-
-_T = TypeVar("_T", bound=np.generic)
 
 REACH_MM = 30.0
 """How far the labels may be moved and still be on the lattice, with their shell."""
@@ -74,11 +71,11 @@ def sample_lattice(label_map: LabelMap, volume: Volume, low: Indices, high: Indi
     lattice = Grid.canonical((corners.max(axis=0) + corners.min(axis=0)) / 2, shape.tolist(), step)
     labels, ranks = np.zeros(lattice.shape, np.uint8), np.zeros(lattice.shape, np.uint8)
     _take_labels(
-        _readonly(label_map.labels), _map_to(label_map.grid, lattice), int(margin / step) - 1, labels
+        read_only(label_map.labels), _map_to(label_map.grid, lattice), int(margin / step) - 1, labels
     )
     limits = np.array([_LOW_HU, _HIGH_HU, _METAL_HU])
     _take_ranks(
-        _readonly(volume.voxels), _map_to(volume.grid, lattice), _nearest_slices(volume), limits, ranks
+        read_only(volume.voxels), _map_to(volume.grid, lattice), _nearest_slices(volume), limits, ranks
     )
     shell = np.zeros_like(labels)
     _grow(labels, shell, _SHELL_GAP_STEPS, _SHELL_STEPS)
@@ -92,12 +89,6 @@ def _map_to(grid: Grid, lattice: Grid) -> Array:
     return index_map
 
 
-def _readonly(array: npt.NDArray[_T]) -> npt.NDArray[_T]:
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False  # numba compiles a kernel again for writeable arrays
-    return view
-
-
 def _nearest_slices(volume: Volume) -> Indices:
     """The nearest slice for each quarter of a z index of the CT's grid; empty if slices are even."""
     if volume.slice_coordinates is None:
@@ -108,26 +99,20 @@ def _nearest_slices(volume: Volume) -> Indices:
 
 
 @compiled
+def _nearest(to_index: Array, z: int, y: int, x: int) -> int:
+    """The index nearest to a point of the lattice, along the axis of this row of an index map."""
+    return int(np.floor(to_index[0] * z + to_index[1] * y + to_index[2] * x + to_index[3] + 0.5))
+
+
+@compiled
 def _take_labels(voxels: Bytes, to_voxel: Array, skip: int, out: Bytes) -> None:
     """Nearest voxels of a label map; ``skip`` points at each end of an axis are left as they are."""
     for z in range(skip, out.shape[0] - skip):
         for y in range(skip, out.shape[1] - skip):
             for x in range(skip, out.shape[2] - skip):
-                i = int(
-                    np.floor(
-                        to_voxel[0, 0] * z + to_voxel[0, 1] * y + to_voxel[0, 2] * x + to_voxel[0, 3] + 0.5
-                    )
-                )
-                j = int(
-                    np.floor(
-                        to_voxel[1, 0] * z + to_voxel[1, 1] * y + to_voxel[1, 2] * x + to_voxel[1, 3] + 0.5
-                    )
-                )
-                k = int(
-                    np.floor(
-                        to_voxel[2, 0] * z + to_voxel[2, 1] * y + to_voxel[2, 2] * x + to_voxel[2, 3] + 0.5
-                    )
-                )
+                i = _nearest(to_voxel[0], z, y, x)
+                j = _nearest(to_voxel[1], z, y, x)
+                k = _nearest(to_voxel[2], z, y, x)
                 if 0 <= i < voxels.shape[0] and 0 <= j < voxels.shape[1] and 0 <= k < voxels.shape[2]:
                     out[z, y, x] = voxels[i, j, k]
 
@@ -147,16 +132,8 @@ def _take_ranks(
                     i = nearest_slices[quarter] if -0.5 <= at < voxels.shape[0] - 0.5 else -1
                 else:
                     i = int(np.floor(at + 0.5))
-                j = int(
-                    np.floor(
-                        to_voxel[1, 0] * z + to_voxel[1, 1] * y + to_voxel[1, 2] * x + to_voxel[1, 3] + 0.5
-                    )
-                )
-                k = int(
-                    np.floor(
-                        to_voxel[2, 0] * z + to_voxel[2, 1] * y + to_voxel[2, 2] * x + to_voxel[2, 3] + 0.5
-                    )
-                )
+                j = _nearest(to_voxel[1], z, y, x)
+                k = _nearest(to_voxel[2], z, y, x)
                 if 0 <= i < voxels.shape[0] and 0 <= j < voxels.shape[1] and 0 <= k < voxels.shape[2]:
                     hu = float(voxels[i, j, k])
                     if hu >= limits[2]:

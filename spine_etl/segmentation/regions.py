@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from spine_etl.errors import LabelUnknown, MaskImplausible
 from spine_etl.geometry import FloatArray, Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.recipe import Recipe
 from spine_etl.segmentation.runs import IntArray, Runs
 from spine_etl.volume import LabelMap
@@ -132,9 +132,7 @@ def bounding_grid(region: LabelRegion, grid: Grid) -> Grid:
 
 
 def _measure(label_map: LabelMap) -> None:
-    labels = np.ascontiguousarray(label_map.labels).view()
-    labels.flags.writeable = False  # numba compiles the kernel again for writeable arrays
-    counts, low, high, sums, table, runs_in_row = _measure_labels(labels, _MAX_RUNS)
+    counts, low, high, sums, table, runs_in_row = _measure_labels(read_only(label_map.labels), _MAX_RUNS)
     regions = {
         label: make_region(label, int(counts[label]), low[label], high[label], sums[label], label_map.grid)
         for label in np.flatnonzero(counts).tolist()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray, Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.volume import LabelMap
 
 IntArray = npt.NDArray[np.int64]
@@ -103,9 +103,7 @@ def foreign_shares(
     """For each wanted part the share of its surface, in mm2, that touches other labels; 0 for all others."""
     steps = label_map.grid.affine[:3, :3].T
     areas = np.array([np.linalg.norm(np.cross(steps[axis - 2], steps[axis - 1])) for axis in range(3)])
-    labels = np.ascontiguousarray(label_map.labels).view()
-    labels.flags.writeable = False
-    surface, foreign = _measure_surfaces(labels, runs.table, parts.of_run, wanted, areas)
+    surface, foreign = _measure_surfaces(read_only(label_map.labels), runs.table, parts.of_run, wanted, areas)
     return np.divide(foreign, surface, out=np.zeros(len(parts)), where=surface > 0)
 
 

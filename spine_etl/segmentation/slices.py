@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray, Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.segmentation.regions import LabelRegion, bounding_grid, label_regions, label_runs
 from spine_etl.segmentation.runs import IntArray, RunArray
 from spine_etl.volume import LabelMap, Volume
@@ -49,12 +49,10 @@ def shown_labels(
         start -= float(steps @ ties)
         _mark_slices(label_runs(label_map).table, low, high, steps, start, positions, shown)
     elif regions:
-        labels = np.ascontiguousarray(label_map.labels).view()
-        labels.flags.writeable = False
         to_mask = volume.grid.index_map_to(label_map.grid)
         to_mask[:3, 3] += 0.5 + ties
         window = _pixel_window(list(regions.values()), label_map.grid, volume.grid)
-        _sample_slices(labels, low, high, to_mask, window, positions, shown)
+        _sample_slices(read_only(label_map.labels), low, high, to_mask, window, positions, shown)
     return shown
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spine_etl.geometry import FloatArray, Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.volume import LabelMap
 
 Bytes = npt.NDArray[np.uint8]
@@ -71,8 +71,7 @@ def _lines(box: Bytes, axis: int, spacing: FloatArray) -> tuple[Bytes, float]:
     part: list[slice] = [slice(None)] * 3
     for k in across:
         part[k] = slice(None, None, step)
-    lines = np.ascontiguousarray(np.moveaxis(box[tuple(part)], axis, 2)).reshape(-1, box.shape[axis])
-    lines.flags.writeable = False  # numba compiles the kernel again for writeable arrays
+    lines = read_only(np.moveaxis(box[tuple(part)], axis, 2)).reshape(-1, box.shape[axis])
     return lines, float(np.prod(spacing[across])) * step * step
 
 

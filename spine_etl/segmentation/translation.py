@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from spine_etl.errors import ClassesConflict, LabelNamesDiffer, LabelUnknown, MaskUnreadable, StudyWarning
 from spine_etl.geometry import Grid
-from spine_etl.jit import compiled
+from spine_etl.jit import compiled, read_only
 from spine_etl.recipe import Recipe
 from spine_etl.source.label_names import LabelNames
 from spine_etl.volume import LabelMap
@@ -19,8 +18,6 @@ _MAX_OVERLAP = 0.01
 """Share of a class that other classes may claim too, as a tool that predicts each class by itself does."""
 
 _SAME_GRID_MM = 0.01
-
-_Integer = TypeVar("_Integer", np.uint8, np.uint64)
 
 
 def recipe_numbers(recipe: Recipe) -> dict[str, int]:
@@ -46,7 +43,7 @@ def translate_labels(label_map: LabelMap, names: LabelNames, recipe: Recipe) -> 
     for level, number in names.labels.items():
         table[number] = wanted.get(level, 0)
     labels, present = np.zeros(label_map.labels.shape, np.uint8), np.zeros(256, np.bool_)
-    _translate(*_flat(label_map.labels), _read_only(table), labels.reshape(-1), present)
+    _translate(*_flat(label_map.labels), read_only(table), labels.reshape(-1), present)
     known = {0, *names.labels.values()}
     unknown = [n for n in np.flatnonzero(present).tolist() if n not in known and not names.ignores_number(n)]
     if unknown:
@@ -100,7 +97,7 @@ def combine_classes(classes: Iterable[tuple[str, LabelMap]], recipe: Recipe) -> 
 def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache, before the first study needs them."""
     empty = np.zeros(1, np.uint8)
-    _translate(*_flat(empty), _read_only(np.zeros(256, np.uint8)), empty.copy(), np.zeros(256, np.bool_))
+    _translate(*_flat(empty), read_only(np.zeros(256, np.uint8)), empty.copy(), np.zeros(256, np.bool_))
     _paint(*_flat(empty), 1, empty.copy())
 
 
@@ -123,13 +120,7 @@ def _same_grid(a: Grid, b: Grid) -> bool:
 def _flat(labels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
     """All labels in a row, and the same eight to a word, without the last few that do not fill one."""
     flat = np.ascontiguousarray(labels).reshape(-1)
-    return _read_only(flat), _read_only(flat[: flat.size // 8 * 8].view(np.uint64))
-
-
-def _read_only(array: npt.NDArray[_Integer]) -> npt.NDArray[_Integer]:
-    view = array.view()
-    view.flags.writeable = False  # numba compiles a kernel again for writeable arrays
-    return view
+    return read_only(flat), read_only(flat[: flat.size // 8 * 8].view(np.uint64))
 
 
 @compiled
